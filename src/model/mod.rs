@@ -1,0 +1,20 @@
+//! Nouns shared by everything: what a member, a view, a service and a reason are.
+//! Nothing here does IO, reads a clock or draws a random number.
+
+pub mod address;
+pub mod lsn;
+pub mod member;
+pub mod reason;
+pub mod rest;
+pub mod service;
+pub mod view;
+
+pub use address::{ApiAddress, HostPort};
+pub use lsn::{Lsn, Timeline};
+pub use member::{MemberFacts, MemberName, Tags};
+pub use reason::Reason;
+pub use rest::{PortOutcome, ProbeOutcome, RestAnswer, RestRole};
+pub use service::{
+    Balance, CheckTiming, ClusterSpec, HoldSpec, OnDcsLoss, Role, ServiceName, ServiceSpec, StaticMember,
+};
+pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};

@@ -1,0 +1,94 @@
+//! Why something waits, changed or ended: one vocabulary for logs, metrics, status and clients.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $word:literal, $sentence:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The word used in logs, metric labels and the API.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $word,)* }
+            }
+
+            /// The same for a person.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Reason::$name => $sentence,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // A write service waits, or opened.
+    Starting => "starting", "no view of the cluster yet";
+    LeaderProven => "leader_proven", "the leader key names it and it is out of recovery";
+    LeaderUnproven => "leader_unproven", "the leader has not shown yet that it accepts writes";
+    NoLeaderKey => "no_leader_key", "there is no leader key";
+    LeaderUnknown => "leader_unknown", "the leader key names a member without an address";
+    PlannedSwitchover => "planned_switchover", "a switchover away from the leader was requested";
+    BelowTimelineMark => "below_timeline_mark", "its timeline is older than one a leader already proved";
+    OtherSystem => "other_system", "its system identifier is not this cluster's";
+    DcsLost => "dcs_lost", "the DCS cannot be read and the leader does not vouch for itself";
+    DcsReplaced => "dcs_replaced", "the DCS went back in time or is another one; the leader must prove itself again";
+    OtherClaims => "other_claims", "another member claims the lead";
+    FailsafeActive => "failsafe_active", "the leader key is gone and the leader's failsafe mode is active";
+    Paused => "paused", "the leader key is gone, the cluster is paused and no other member is out of recovery";
+    ServedByRest => "served_by_rest", "the DCS cannot be read; the leader's REST API vouches for it";
+    // A member's proof was withdrawn, or its check failed.
+    InRecovery => "in_recovery", "it is in recovery";
+    NotWritable => "not_writable", "its REST API does not show that it is out of recovery";
+    ConnectRefused => "connect_refused", "a client's connect was refused";
+    ConnectTimedOut => "connect_timed_out", "a client's connect timed out";
+    ConnectFailed => "connect_failed", "a client's connect failed";
+    StartupEof => "startup_eof", "it closed a connection before authentication";
+    StartupRejected => "startup_rejected", "it answered 57P03 before authentication";
+    ServerReset => "server_reset", "it reset an established session";
+    RestRefused => "rest_refused", "its REST API refuses connections";
+    RestTimedOut => "rest_timed_out", "its REST API does not answer in time";
+    RestUnreachable => "rest_unreachable", "its REST API cannot be reached";
+    RestGarbled => "rest_garbled", "its REST API answers something that is not Patroni's";
+    PortRefused => "port_refused", "its PostgreSQL port refuses connections";
+    PortSilent => "port_silent", "its PostgreSQL port does not answer";
+    CheckerLate => "checker_late", "the router itself was late, which says nothing about the member";
+    CheckPassed => "check_passed", "its check passed";
+    NotChecked => "not_checked", "it has not been checked yet";
+    MemberGone => "member_gone", "its member key is gone and its checks fail";
+    // A target of a service is not used.
+    NotMyRole => "not_my_role", "healthy, in another role than the service wants";
+    NoLoadBalance => "noloadbalance", "tagged noloadbalance";
+    Offline => "offline", "flagged offline";
+    Lagging => "lagging", "its replay lag is above max_lag";
+    NotStreaming => "not_streaming", "it is not streaming";
+    NotRunning => "not_running", "PostgreSQL is not running there";
+    NoAddress => "no_address", "its address is not known";
+    BackupUnused => "backup_unused", "a backup, and better targets are up";
+    InService => "in_service", "takes new sessions";
+    NoTarget => "no_target", "no member is fit for this service";
+    // A session ended.
+    LeaderMoved => "leader_moved", "the leader key names another member";
+    LeaseEnded => "lease_ended", "the leader's lease ran out and nothing vouches for it";
+    MemberDown => "member_down", "the member is down";
+    ClientClosed => "client_closed", "the client closed";
+    ServerClosed => "server_closed", "the server closed";
+    ClientError => "client_error", "the client's connection broke";
+    ServerError => "server_error", "the server's connection broke";
+    HoldExpired => "hold_expired", "no target came within the hold time";
+    HoldFull => "hold_full", "too many clients are waiting already";
+    HoldOff => "hold_off", "holding is off";
+    RetriesExhausted => "retries_exhausted", "every attempt to connect failed";
+    StartupTimedOut => "startup_timed_out", "the client did not finish its startup packet in time";
+    StartupMalformed => "startup_malformed", "the client did not speak PostgreSQL's startup protocol";
+    CancelForwarded => "cancel_forwarded", "a cancel request was passed on";
+    Shutdown => "shutdown", "the router is shutting down";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

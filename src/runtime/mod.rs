@@ -1,0 +1,3 @@
+//! What drives the pure half: the clock, the loop, signals, the state file.
+
+pub mod clock;
