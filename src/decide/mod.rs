@@ -2,7 +2,15 @@
 
 pub mod balance;
 pub mod event;
+pub mod health;
+pub mod lead;
+pub mod router;
 pub mod routes;
+mod settle;
+pub mod table;
+pub mod track;
+pub mod view;
 
 pub use event::{Effect, Event, Memory, RememberedMember, Suspicion, Transition, ViewSource};
+pub use router::Router;
 pub use routes::{Pick, Routes, ServiceRoutes, Standing, Target, TargetState};
