@@ -1,0 +1,163 @@
+//! The loop of one Patroni cluster: the only owner of its router machine.
+//!
+//! 1. carry out pending effects in order, 2. publish a snapshot, 3. arm the timer, 4. take one event
+//! from the mailbox or the timer, and hand it to the machine.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use crate::decide::{Effect, Event, Memory, Router, Snapshot};
+use crate::model::{ApiAddress, HostPort, MemberName, PortOutcome, ProbeOutcome};
+use crate::proxy::Plane;
+use crate::runtime::{clock, log};
+use crate::{dcs, probe};
+
+/// Events that may wait for the machine. Views supersede each other, probes are asked again, and
+/// suspicions are deduplicated, so one that finds no place is not missed.
+pub const MAILBOX_MAX: usize = 4096;
+/// Events handled between two looks at the timer, so that a flood cannot starve deadlines.
+const EVENTS_PER_TURN_MAX: usize = 64;
+
+/// What the loop acts through.
+pub struct Driver {
+    pub router: Router,
+    pub mailbox: mpsc::Receiver<Event>,
+    /// For probes to answer into.
+    pub sender: mpsc::Sender<Event>,
+    pub plane: Arc<Plane>,
+    pub dcs: Arc<dcs::etcd::Handle>,
+    pub api_tls: Option<Arc<rustls::ClientConfig>>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub memory: watch::Sender<Memory>,
+    pub probes: HashMap<MemberName, AbortHandle>,
+}
+
+impl Driver {
+    /// Runs until every sender of the mailbox but its own is gone, or the task is dropped.
+    pub async fn run(mut self) {
+        loop {
+            self.carry_out();
+            self.snapshot.store(Arc::new(self.router.snapshot()));
+            let timer = self.router.poll_timeout().map(|(at, _)| at);
+            tokio::select! {
+                biased;
+                () = sleep_until(timer) => self.router.handle_timeout(clock::now()),
+                event = self.mailbox.recv() => match event {
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, first: Event) {
+        self.router.handle(first, clock::now());
+        for _ in 1..EVENTS_PER_TURN_MAX {
+            self.carry_out();
+            match self.mailbox.try_recv() {
+                Ok(event) => self.router.handle(event, clock::now()),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.router.poll_effect() {
+            self.execute(effect);
+        }
+    }
+
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::PublishRoutes(routes) => self.plane.publish(routes),
+            Effect::Confirm { until } => self.plane.confirm(until),
+            Effect::CloseSessions { member, services, reason } => {
+                self.plane.close(&member, services.as_deref(), reason);
+            }
+            Effect::Probe { member, number, address, limit } => self.probe(member, number, address, limit),
+            Effect::ProbePort { member, number, address, limit } => self.probe_port(member, number, address, limit),
+            Effect::ForgetAddress { host } => self.plane.connector().forget(&host),
+            Effect::ReadNow => self.dcs.read_now(),
+            Effect::Remember(memory) => {
+                self.memory.send_replace(memory);
+            }
+            Effect::Log(transition) => log::transition(&self.router.spec().name, &transition),
+        }
+    }
+
+    /// A newer probe of the same member replaces an older one.
+    fn probe(&mut self, member: MemberName, number: u64, address: ApiAddress, limit: Duration) {
+        let (plane, sender, tls) = (self.plane.clone(), self.sender.clone(), self.api_tls.clone());
+        let asked = member.clone();
+        let task = tokio::spawn(async move {
+            let outcome = ask_rest(&plane, &address, tls.as_ref(), limit).await;
+            // The mailbox is full or gone: the machine asks again.
+            let _ = sender.try_send(Event::ProbeDone { member: asked, number, outcome });
+        });
+        if let Some(older) = self.probes.insert(member, task.abort_handle()) {
+            older.abort();
+        }
+        if self.probes.len() > self.router.snapshot_members() * 2 + 8 {
+            self.probes.retain(|_, task| !task.is_finished());
+        }
+    }
+
+    fn probe_port(&mut self, member: MemberName, number: u64, address: HostPort, limit: Duration) {
+        let (plane, sender) = (self.plane.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let outcome = ask_port(&plane, &address, limit).await;
+            let _ = sender.try_send(Event::PortProbeDone { member, number, outcome });
+        });
+    }
+}
+
+async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask_rest(
+    plane: &Plane,
+    address: &ApiAddress,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    limit: Duration,
+) -> ProbeOutcome {
+    let started = clock::now();
+    let socket = match resolve(plane, &address.at, limit).await {
+        Ok(socket) => socket,
+        Err(problem) => return ProbeOutcome::Unreachable(problem),
+    };
+    let left = limit.saturating_sub(clock::now().saturating_duration_since(started));
+    let tls = if address.tls { tls } else { None };
+    let outcome = probe::rest::rest(socket, &address.at.host, tls, left).await;
+    if matches!(outcome, ProbeOutcome::Refused | ProbeOutcome::TimedOut | ProbeOutcome::Unreachable(_)) {
+        plane.connector().forget(&address.at.host);
+    }
+    outcome
+}
+
+async fn ask_port(plane: &Plane, address: &HostPort, limit: Duration) -> PortOutcome {
+    match resolve(plane, address, limit).await {
+        Ok(socket) => probe::pgsql::port(socket, limit).await,
+        Err(problem) => PortOutcome::Unreachable(problem),
+    }
+}
+
+async fn resolve(plane: &Plane, to: &HostPort, limit: Duration) -> Result<SocketAddr, String> {
+    match tokio::time::timeout(limit, plane.connector().addresses(to)).await {
+        Ok(Ok(addresses)) => {
+            let first = addresses.first().ok_or_else(|| format!("{} has no address", to.host))?;
+            Ok(SocketAddr::new(*first, to.port))
+        }
+        Ok(Err(error)) => Err(format!("{}: {error}", to.host)),
+        Err(_) => Err(format!("{}: the name lookup took too long", to.host)),
+    }
+}
