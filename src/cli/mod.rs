@@ -1,1 +1,3 @@
-//! (being built)
+//! The subcommands.
+
+pub mod check;
