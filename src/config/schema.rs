@@ -193,6 +193,8 @@ fn whole_seconds(keepalive: &Fields<'_>, key: &str) -> Option<Duration> {
 fn read_hold(fields: &Fields<'_>) -> Option<Hold> {
     let node = fields.node("hold")?;
     match &node.data {
+        // Everything below it commented out: not a wish to undo `hold: off` of the defaults.
+        Data::Null => return None,
         Data::Scalar(word) if matches!(word.as_str(), "off" | "false" | "no") => return Some(Hold::Off),
         Data::Scalar(word) => {
             let sentence =
