@@ -243,6 +243,51 @@ async fn two_prefixes_share_one_read_a_second() {
     listener.until("one", |told| told.id == 0 && told.is_watch() && told.leader() == Some("n2")).await;
 }
 
+/// More than fit one transaction. `PGVANE_TEST_PREFIXES=1000` shows what a thousand clusters cost.
+#[tokio::test]
+async fn many_prefixes_on_one_session() {
+    let wanted = std::env::var("PGVANE_TEST_PREFIXES").ok().and_then(|n| n.parse().ok()).unwrap_or(250);
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let prefixes: Vec<_> = (0..wanted).map(|n| format!("/many/c{n}/")).collect();
+    for prefix in &prefixes {
+        let lease = lease(&mut client, 60).await;
+        put(&mut client, &format!("{prefix}leader"), "n1", lease).await;
+        let member = r#"{"conn_url":"postgres://10.0.0.1:5432/postgres","state":"running","timeline":1}"#;
+        put(&mut client, &format!("{prefix}members/n1"), member, lease).await;
+    }
+    let access = EtcdAccess { endpoints: vec![etcd.url()], ..EtcdAccess::default() };
+    let mut listener = Listener::with(access, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut proven = std::collections::BTreeSet::new();
+    while proven.len() < wanted {
+        proven.insert(listener.until("every lease", |told| told.lease_left().is_some()).await.id);
+    }
+    let (cpu, since) = (cpu_ticks(), clock::now());
+    let mut slowest = Duration::ZERO;
+    for turn in 0..40 {
+        let index = turn * (wanted - 1) / 39;
+        let name = format!("m{turn}");
+        let sent = clock::now();
+        put(&mut client, &format!("{}leader", prefixes[index]), &name, 0).await;
+        let seen = listener.until("the move", |told| told.id == index && told.leader() == Some(&name)).await;
+        assert!(seen.is_watch());
+        slowest = slowest.max(seen.at - sent);
+        // Spread over some seconds, so that the regular reads are part of the picture.
+        let asked = clock::now();
+        listener.until("time passes", |told| told.at - asked > Duration::from_millis(100)).await;
+    }
+    let share = (cpu_ticks() - cpu) as f64 / since.elapsed().as_secs_f64();
+    println!("{wanted} prefixes: slowest move {slowest:?}, {share:.1} % of a core");
+    assert!(slowest < MOVE_MAX);
+}
+
+/// CPU time of this process in hundredths of a second.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 #[tokio::test]
 async fn read_now_reads_now() {
     let etcd = Etcd::start().await;

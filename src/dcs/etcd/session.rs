@@ -85,6 +85,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         let scheme = if access.tls.is_some() { "https://" } else { "http://" };
         let full = |url: &String| if url.contains("://") { url.clone() } else { format!("{scheme}{url}") };
         let endpoints: Vec<_> = access.endpoints.iter().map(|url| Endpoint { url: full(url), client: None }).collect();
+        let subscriptions: Vec<_> = subscriptions.into_iter().map(closed).collect();
         let (outbox, inbox) = mpsc::channel(INBOX_MAX);
         Session {
             access: Arc::new(access),
@@ -110,6 +111,9 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     pub async fn run(mut self) {
         if self.endpoints.is_empty() {
             self.ledger.tell_trouble("", "no etcd endpoints are configured");
+        }
+        if self.prefixes.is_empty() {
+            return;
         }
         loop {
             let now = clock::now();
@@ -249,6 +253,14 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
             self.troubles.insert(endpoint, (problem, now));
         }
     }
+}
+
+/// Without the last slash, `/service/one` would also be the prefix of `/service/one2`.
+fn closed(mut subscription: Subscription) -> Subscription {
+    if !subscription.prefix.ends_with('/') {
+        subscription.prefix.push('/');
+    }
+    subscription
 }
 
 async fn connect_and_read(
