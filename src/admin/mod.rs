@@ -1,1 +1,46 @@
-//! (being built)
+//! What the router says about itself: `/api/v1/status`, `/metrics`, `/livez` and `/readyz`.
+
+mod metrics;
+mod ready;
+mod server;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::decide::{ServiceSnapshot, Snapshot};
+
+pub use server::{bind, serve};
+
+/// One Patroni cluster as it stands.
+#[derive(Debug, Clone)]
+pub struct ClusterReport {
+    pub name: Arc<str>,
+    pub namespace: String,
+    pub snapshot: Arc<Snapshot>,
+    pub services: Vec<ServiceSnapshot>,
+    /// The last thing that went wrong with the DCS: when, which endpoint, what.
+    pub trouble: Option<(Instant, String, String)>,
+}
+
+/// Where reports come from.
+pub trait Source: Send + Sync + 'static {
+    fn reports(&self) -> Vec<ClusterReport>;
+}
+
+/// Whether the router wants clients at all.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    stopping: AtomicBool,
+}
+
+impl Lifecycle {
+    pub fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+}

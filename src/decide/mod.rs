@@ -2,7 +2,17 @@
 
 pub mod balance;
 pub mod event;
+pub mod health;
+pub mod lead;
+pub mod router;
 pub mod routes;
+mod settle;
+pub mod status;
+pub mod table;
+pub mod track;
+pub mod view;
 
 pub use event::{Effect, Event, Memory, RememberedMember, Suspicion, Transition, ViewSource};
+pub use router::Router;
 pub use routes::{Pick, Routes, ServiceRoutes, Standing, Target, TargetState};
+pub use status::{DcsState, ServiceSnapshot, Snapshot};

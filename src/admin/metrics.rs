@@ -1,0 +1,230 @@
+//! `/metrics`: every figure is made from the reports when it is asked for, so nothing on the data
+//! path looks up a label.
+
+use std::time::Instant;
+
+use prometheus::core::Collector;
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::decide::{DcsState, ServiceSnapshot, TargetState};
+
+use super::{ClusterReport, Lifecycle};
+
+/// The text exposition, or what the library did not like.
+pub fn render(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) -> Result<String, prometheus::Error> {
+    let page = Page::new(Registry::new())?;
+    page.stopping.with_label_values::<&str>(&[]).set(i64::from(lifecycle.is_stopping()));
+    for report in reports {
+        page.cluster(report, now);
+        for counted in &report.services {
+            page.service(&report.name, counted);
+        }
+    }
+    TextEncoder::new().encode_to_string(&page.registry.gather())
+}
+
+struct Page {
+    registry: Registry,
+    stopping: IntGaugeVec,
+    dcs_state: IntGaugeVec,
+    dcs_read_age: GaugeVec,
+    dcs_lease_left: GaugeVec,
+    dcs_problems: IntGaugeVec,
+    generation: IntGaugeVec,
+    leader_key: IntGaugeVec,
+    leader_open: IntGaugeVec,
+    timeline_mark: IntGaugeVec,
+    member_up: IntGaugeVec,
+    member_lag: IntGaugeVec,
+    target_state: IntGaugeVec,
+    target_sessions: IntGaugeVec,
+    held: IntGaugeVec,
+    held_longest: GaugeVec,
+    clients: IntCounterVec,
+    sessions: IntCounterVec,
+    closed: IntCounterVec,
+    refused: IntCounterVec,
+    holds: IntCounterVec,
+    hold_seconds: CounterVec,
+    bytes: IntCounterVec,
+    connects_failed: IntCounterVec,
+    replays: IntCounterVec,
+    cancels: IntCounterVec,
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> prometheus::Result<C> {
+    let metric = made?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+impl Page {
+    fn new(registry: Registry) -> prometheus::Result<Page> {
+        let r = &registry;
+        let ints = |name: &str, help: &str, labels: &[&str]| add(r, IntGaugeVec::new(Opts::new(name, help), labels));
+        let floats = |name: &str, help: &str, labels: &[&str]| add(r, GaugeVec::new(Opts::new(name, help), labels));
+        let counts =
+            |name: &str, help: &str, labels: &[&str]| add(r, IntCounterVec::new(Opts::new(name, help), labels));
+        let seconds = |name: &str, help: &str, labels: &[&str]| add(r, CounterVec::new(Opts::new(name, help), labels));
+        let service = ["cluster", "service"];
+        Ok(Page {
+            stopping: ints("pgvane_stopping", "1 while the router shuts down.", &[])?,
+            dcs_state: ints(
+                "pgvane_dcs_state",
+                "1 for the state that the view of the DCS is in.",
+                &["cluster", "state"],
+            )?,
+            dcs_read_age: floats(
+                "pgvane_dcs_read_age_seconds",
+                "Age of the last answered linearizable read.",
+                &["cluster"],
+            )?,
+            dcs_lease_left: floats(
+                "pgvane_dcs_lease_left_seconds",
+                "What is left of the leader's lease as last read.",
+                &["cluster"],
+            )?,
+            dcs_problems: ints(
+                "pgvane_dcs_malformed_keys",
+                "Keys of the cluster that could not be understood.",
+                &["cluster"],
+            )?,
+            generation: ints("pgvane_routes_generation", "Number of the routing table.", &["cluster"])?,
+            leader_key: ints(
+                "pgvane_leader_key",
+                "1 for the member that the leader key names.",
+                &["cluster", "member"],
+            )?,
+            leader_open: ints(
+                "pgvane_leader_open",
+                "1 for the member that takes new write sessions.",
+                &["cluster", "member"],
+            )?,
+            timeline_mark: ints(
+                "pgvane_timeline_mark",
+                "Highest timeline that a leader proved.",
+                &["cluster", "system_id"],
+            )?,
+            member_up: ints("pgvane_member_up", "1 when the member's checks pass.", &["cluster", "member"])?,
+            member_lag: ints(
+                "pgvane_member_lag_bytes",
+                "Replay lag by the positions in the DCS.",
+                &["cluster", "member"],
+            )?,
+            target_state: ints(
+                "pgvane_target_state",
+                "1 for the state in which a member stands to a service.",
+                &["cluster", "service", "member", "state"],
+            )?,
+            target_sessions: ints("pgvane_target_sessions", "Open sessions.", &["cluster", "service", "member"])?,
+            held: ints("pgvane_held", "Clients that wait for a target.", &service)?,
+            held_longest: floats(
+                "pgvane_held_longest_seconds",
+                "Wait of the client that has waited longest.",
+                &service,
+            )?,
+            clients: counts("pgvane_clients_total", "Accepted connections.", &service)?,
+            sessions: counts("pgvane_sessions_total", "Opened sessions.", &service)?,
+            closed: counts(
+                "pgvane_sessions_closed_total",
+                "Ended sessions, by reason.",
+                &["cluster", "service", "reason"],
+            )?,
+            refused: counts(
+                "pgvane_clients_refused_total",
+                "Clients that never reached a server, by reason.",
+                &["cluster", "service", "reason"],
+            )?,
+            holds: counts("pgvane_holds_total", "Clients that had to wait.", &service)?,
+            hold_seconds: seconds("pgvane_hold_seconds_total", "Time spent waiting.", &service)?,
+            bytes: counts("pgvane_bytes_total", "Bytes forwarded.", &["cluster", "service", "direction"])?,
+            connects_failed: counts(
+                "pgvane_connects_failed_total",
+                "Failed attempts to reach a target, by reason.",
+                &["cluster", "service", "reason"],
+            )?,
+            replays: counts("pgvane_startup_replays_total", "Startup packets sent again.", &service)?,
+            cancels: counts("pgvane_cancels_total", "Cancel requests passed on.", &service)?,
+            registry,
+        })
+    }
+
+    fn cluster(&self, report: &ClusterReport, now: Instant) {
+        let cluster = &*report.name;
+        let snapshot = &report.snapshot;
+        for state in DcsState::ALL {
+            let is = i64::from(state == snapshot.dcs.state);
+            self.dcs_state.with_label_values(&[cluster, state.as_str()]).set(is);
+        }
+        if let Some(at) = snapshot.dcs.confirmed_at {
+            self.dcs_read_age.with_label_values(&[cluster]).set(now.saturating_duration_since(at).as_secs_f64());
+        }
+        if let Some(at) = snapshot.dcs.lease_end {
+            self.dcs_lease_left.with_label_values(&[cluster]).set(at.saturating_duration_since(now).as_secs_f64());
+        }
+        self.dcs_problems.with_label_values(&[cluster]).set(integer(snapshot.problems.len() as u64));
+        self.generation.with_label_values(&[cluster]).set(integer(snapshot.routes.generation));
+        for (system, timeline) in &snapshot.marks {
+            self.timeline_mark.with_label_values(&[cluster, system]).set(i64::from(timeline.0));
+        }
+        self.members(report);
+        self.targets(report);
+    }
+
+    fn members(&self, report: &ClusterReport) {
+        let cluster = &*report.name;
+        let lead = &report.snapshot.lead;
+        for member in &report.snapshot.members {
+            let labels = [cluster, member.name.as_str()];
+            self.leader_key.with_label_values(&labels).set(i64::from(lead.key.as_ref() == Some(&member.name)));
+            self.leader_open.with_label_values(&labels).set(i64::from(lead.open.as_ref() == Some(&member.name)));
+            self.member_up.with_label_values(&labels).set(i64::from(member.up == Some(true)));
+            if let Some(lag) = member.lag {
+                self.member_lag.with_label_values(&labels).set(integer(lag));
+            }
+        }
+    }
+
+    fn targets(&self, report: &ClusterReport) {
+        for service in &report.snapshot.routes.services {
+            for standing in &service.standings {
+                for state in TargetState::ALL {
+                    let labels = [&*report.name, &*service.spec.name, standing.member.as_str(), state.as_str()];
+                    self.target_state.with_label_values(&labels).set(i64::from(state == standing.state));
+                }
+            }
+        }
+    }
+
+    fn service(&self, cluster: &str, counted: &ServiceSnapshot) {
+        let labels = [cluster, &*counted.service];
+        for (member, open) in &counted.sessions {
+            let labels = [cluster, &*counted.service, member.as_str()];
+            self.target_sessions.with_label_values(&labels).set(integer(*open as u64));
+        }
+        self.held.with_label_values(&labels).set(integer(counted.held as u64));
+        self.held_longest.with_label_values(&labels).set(counted.held_longest.as_secs_f64());
+        self.clients.with_label_values(&labels).inc_by(counted.clients_total);
+        self.sessions.with_label_values(&labels).inc_by(counted.sessions_total);
+        self.holds.with_label_values(&labels).inc_by(counted.held_total);
+        self.hold_seconds.with_label_values(&labels).inc_by(counted.hold_sum.as_secs_f64());
+        self.replays.with_label_values(&labels).inc_by(counted.replays_total);
+        self.cancels.with_label_values(&labels).inc_by(counted.cancels_total);
+        let with = |last: &'static str| [cluster, &*counted.service, last];
+        self.bytes.with_label_values(&with("to_server")).inc_by(counted.bytes_to_server);
+        self.bytes.with_label_values(&with("to_client")).inc_by(counted.bytes_to_client);
+        for (reason, count) in &counted.closed {
+            self.closed.with_label_values(&with(reason.as_str())).inc_by(*count);
+        }
+        for (reason, count) in &counted.refused {
+            self.refused.with_label_values(&with(reason.as_str())).inc_by(*count);
+        }
+        for (suspicion, count) in &counted.connects_failed {
+            self.connects_failed.with_label_values(&with(suspicion.reason().as_str())).inc_by(*count);
+        }
+    }
+}
+
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

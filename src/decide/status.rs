@@ -1,0 +1,193 @@
+//! What the router machine knows, as one value for the status page, the metrics and the logs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::{ApiAddress, HostPort, KeyProblem, MemberName, Reason, RestRole, ServiceName, Tags, Timeline};
+
+use super::lead::PLANNED_HOLD_MAX;
+use super::router::Router;
+use super::table;
+use super::track::{MemberTrack, Proof};
+use super::view::Freshness;
+use super::{Routes, Suspicion};
+
+/// How much the view is to be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DcsState {
+    Starting,
+    Fresh,
+    Lost,
+    Replaced,
+}
+
+impl DcsState {
+    pub const ALL: [DcsState; 4] = [DcsState::Starting, DcsState::Fresh, DcsState::Lost, DcsState::Replaced];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DcsState::Starting => "starting",
+            DcsState::Fresh => "fresh",
+            DcsState::Lost => "lost",
+            DcsState::Replaced => "replaced",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub routes: Arc<Routes>,
+    pub dcs: DcsSnapshot,
+    pub lead: LeadSnapshot,
+    pub members: Vec<MemberSnapshot>,
+    /// Highest proven timeline by system identifier.
+    pub marks: BTreeMap<String, Timeline>,
+    pub problems: Vec<KeyProblem>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DcsSnapshot {
+    pub state: DcsState,
+    pub cluster_id: Option<u64>,
+    pub revision: Option<i64>,
+    /// Send time of the last read that agreed with the view.
+    pub confirmed_at: Option<Instant>,
+    pub lease_end: Option<Instant>,
+    pub pause: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct LeadSnapshot {
+    /// Whom the leader key names.
+    pub key: Option<MemberName>,
+    /// Who takes new write sessions.
+    pub open: Option<MemberName>,
+    pub reason: Reason,
+    pub since: Instant,
+    pub proof: Option<Proof>,
+    /// A requested switchover holds new sessions until then.
+    pub planned_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MemberSnapshot {
+    pub name: MemberName,
+    pub conn: Option<HostPort>,
+    pub api: Option<ApiAddress>,
+    pub has_key: bool,
+    /// None: not checked yet.
+    pub up: Option<bool>,
+    pub reason: Reason,
+    pub since: Instant,
+    pub role: Option<RestRole>,
+    pub state: Option<String>,
+    pub timeline: Option<Timeline>,
+    /// Bytes behind the leader.
+    pub lag: Option<u64>,
+    pub proof: Option<Proof>,
+    /// Why it is not proven to accept writes.
+    pub doubt: Reason,
+    pub tags: Tags,
+}
+
+/// What the data plane counted for one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceSnapshot {
+    pub service: ServiceName,
+    pub clients_total: u64,
+    pub sessions_total: u64,
+    /// Open sessions by member; a member without any may be missing.
+    pub sessions: Vec<(MemberName, usize)>,
+    /// Sessions that ended, by why.
+    pub closed: Vec<(Reason, u64)>,
+    /// Clients that ended without an answer from a server, by why.
+    pub refused: Vec<(Reason, u64)>,
+    /// Startups that were sent to another target, or to the same one again.
+    pub replays_total: u64,
+    pub cancels_total: u64,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    pub connects_failed: Vec<(Suspicion, u64)>,
+    pub held: usize,
+    /// How long the client that has waited longest is waiting now.
+    pub held_longest: Duration,
+    pub held_total: u64,
+    pub hold_sum: Duration,
+    pub hold_max: Duration,
+    /// Connects under way, by member.
+    pub connecting: Vec<(MemberName, usize)>,
+}
+
+impl ServiceSnapshot {
+    pub fn sessions_open(&self) -> usize {
+        self.sessions.iter().map(|(_, open)| open).sum()
+    }
+}
+
+impl Router {
+    pub fn snapshot(&self) -> Snapshot {
+        let view = self.keeper.current();
+        Snapshot {
+            routes: self.routes.clone(),
+            dcs: self.dcs_snapshot(),
+            lead: self.lead_snapshot(),
+            members: self.tracks.iter().map(|(name, track)| self.member_snapshot(name, track)).collect(),
+            marks: self.marks.clone(),
+            problems: view.map_or_else(Vec::new, |v| v.problems.clone()),
+        }
+    }
+
+    fn dcs_snapshot(&self) -> DcsSnapshot {
+        let view = self.keeper.current();
+        let state = match self.keeper.freshness(self.now) {
+            Freshness::Never => DcsState::Starting,
+            Freshness::Lost { .. } => DcsState::Lost,
+            Freshness::Fresh { .. } if self.replaced => DcsState::Replaced,
+            Freshness::Fresh { .. } => DcsState::Fresh,
+        };
+        let led = view.is_some_and(|v| v.leader.is_some());
+        DcsSnapshot {
+            state,
+            cluster_id: view.map(|v| v.cluster_id),
+            revision: view.map(|v| v.revision),
+            confirmed_at: self.keeper.confirmed_at(),
+            lease_end: self.keeper.lease_end().filter(|_| led),
+            pause: view.is_some_and(|v| v.settings.pause),
+        }
+    }
+
+    fn lead_snapshot(&self) -> LeadSnapshot {
+        let key = self.keeper.current().and_then(|v| v.leader.as_ref()).map(|l| l.name.clone());
+        let proven = self.lead.open.as_ref().or(key.as_ref()).and_then(|name| self.tracks.get(name));
+        LeadSnapshot {
+            open: self.lead.open.clone(),
+            reason: self.lead.reason,
+            since: self.lead_since,
+            proof: proven.and_then(|t| t.proof.clone()),
+            planned_until: self.planned.as_ref().map(|(_, since)| *since + PLANNED_HOLD_MAX),
+            key,
+        }
+    }
+
+    fn member_snapshot(&self, name: &MemberName, track: &MemberTrack) -> MemberSnapshot {
+        let answer = track.answer.as_ref().map(|(_, answer)| answer);
+        let facts = track.facts.as_ref();
+        MemberSnapshot {
+            name: name.clone(),
+            conn: track.conn.clone(),
+            api: track.api.clone(),
+            has_key: facts.is_some(),
+            up: track.health.is_known().then(|| track.health.is_up()),
+            reason: track.health_reason,
+            since: track.health_since,
+            role: answer.map(|a| a.role),
+            state: answer.map(|a| a.state.clone()),
+            timeline: answer.and_then(|a| a.timeline).or(facts.and_then(|f| f.timeline)),
+            lag: table::lag(self.keeper.current().map(Arc::as_ref), track),
+            proof: track.proof.clone(),
+            doubt: track.doubt,
+            tags: facts.map_or_else(Tags::new, |f| f.tags.clone()),
+        }
+    }
+}

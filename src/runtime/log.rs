@@ -1,0 +1,72 @@
+//! One log line per transition, with its reason.
+
+use std::io::IsTerminal;
+
+use crate::decide::Transition;
+use crate::model::MemberName;
+
+/// How log lines are written to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Installs the log writer. `RUST_LOG` narrows or widens it; the default is `info`.
+pub fn start(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call, as in tests, keeps the first writer.
+    let _already = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+fn named(member: Option<&MemberName>) -> &str {
+    member.map_or("nobody", MemberName::as_str)
+}
+
+/// Writes the line for one transition.
+pub fn transition(cluster: &str, transition: &Transition) {
+    match transition {
+        Transition::Lead { from, to, reason } => {
+            let (from, to) = (named(from.as_ref()), named(to.as_ref()));
+            tracing::info!(target: "pgvane::lead", cluster, from, to, %reason, "writes go to {to}: {}", reason.sentence());
+        }
+        Transition::LeaderKey { from, to, revision } => {
+            let (from, to) = (named(from.as_ref()), named(to.as_ref()));
+            tracing::info!(target: "pgvane::lead", cluster, from, to, revision, "the leader key names {to}");
+        }
+        Transition::Target { service, member, from, to, reason } => {
+            tracing::info!(
+                target: "pgvane::target", cluster, %service, %member, from, to, %reason,
+                "{member} is {to} for {service}: {}", reason.sentence()
+            );
+        }
+        Transition::Health { member, up: true, reason } => {
+            tracing::info!(target: "pgvane::member", cluster, %member, %reason, "{member} is up");
+        }
+        Transition::Health { member, up: false, reason } => {
+            tracing::warn!(target: "pgvane::member", cluster, %member, %reason, "{member} is down: {}", reason.sentence());
+        }
+        Transition::Dcs { fresh: true, .. } => {
+            tracing::info!(target: "pgvane::dcs", cluster, "the view of the DCS is fresh");
+        }
+        Transition::Dcs { fresh: false, reason } => {
+            tracing::warn!(target: "pgvane::dcs", cluster, %reason, "the DCS: {}", reason.sentence());
+        }
+        Transition::TimelineMark { system_id, timeline } => {
+            tracing::info!(target: "pgvane::lead", cluster, system_id, %timeline, "timeline mark");
+        }
+        Transition::Member { member, known } => {
+            let word = if *known { "found" } else { "gone" };
+            tracing::info!(target: "pgvane::member", cluster, %member, known, "{member} is {word}");
+        }
+        Transition::KeyProblem { key, problem } => {
+            tracing::warn!(target: "pgvane::dcs", cluster, key, problem, "a key in the DCS cannot be understood");
+        }
+    }
+}
