@@ -50,7 +50,8 @@ pub(super) struct Session<S> {
     inbox: mpsc::Receiver<Message>,
     outbox: mpsc::Sender<Message>,
     wanted: Arc<Notify>,
-    troubles: BTreeMap<usize, (String, Instant)>,
+    /// By endpoint, and by prefix where only one is concerned.
+    troubles: BTreeMap<(usize, Option<usize>), (String, Instant)>,
 }
 
 struct Endpoint {
@@ -112,7 +113,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
 
     pub async fn run(mut self) {
         if self.endpoints.is_empty() {
-            self.ledger.tell_trouble("", "no etcd endpoints are configured");
+            self.ledger.tell_trouble(None, "", "no etcd endpoints are configured");
         }
         if self.prefixes.is_empty() {
             return;
@@ -185,6 +186,9 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         self.serial += 1;
         self.lease_serial = self.serial;
         self.leases.abort_all();
+        for (prefix, problem) in &reading.answers.denied {
+            self.trouble_with(endpoint, Some(*prefix), problem.clone(), now);
+        }
         let outcome = self.ledger.take_reading(reading, floor, now);
         if outcome.etcd_replaced {
             self.trouble(endpoint, "etcd went back in time or is another one: reading everything anew".into(), now);
@@ -192,7 +196,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         if outcome.watch_silent {
             self.trouble(endpoint, "the watch lives and does not deliver: replaced".into(), now);
         }
-        if outcome.etcd_replaced || outcome.watch_silent {
+        if outcome.etcd_replaced || outcome.watch_silent || outcome.watch_incomplete {
             self.watch = None;
             self.watch_not_before = None;
         }
@@ -250,14 +254,18 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     }
 
     fn trouble(&mut self, endpoint: usize, problem: String, now: Instant) {
-        let said = self.troubles.get(&endpoint);
+        self.trouble_with(endpoint, None, problem, now);
+    }
+
+    fn trouble_with(&mut self, endpoint: usize, prefix: Option<usize>, problem: String, now: Instant) {
+        let said = self.troubles.get(&(endpoint, prefix));
         let quiet = said.is_some_and(|(last, at)| {
             let gap = if *last == problem { SAME_TROUBLE_GAP } else { TROUBLE_GAP };
             now.saturating_duration_since(*at) < gap
         });
         if !quiet {
-            self.ledger.tell_trouble(&bounded(&self.endpoints[endpoint].url, URL_CHARS_MAX), &problem);
-            self.troubles.insert(endpoint, (problem, now));
+            self.ledger.tell_trouble(prefix, &bounded(&self.endpoints[endpoint].url, URL_CHARS_MAX), &problem);
+            self.troubles.insert((endpoint, prefix), (problem, now));
         }
     }
 }
