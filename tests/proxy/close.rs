@@ -147,7 +147,7 @@ async fn an_idle_client_of_a_cut_session_sees_fin_and_the_server_a_reset() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_session_slips_between_publish_and_close() {
     const ROUNDS: u64 = 5_000;
-    const OPENED_MIN: u64 = 20_000;
+    const OPENED_MIN: u64 = 3_000;
     let bed = Bed::new();
     let (a, b) = (Server::postgres("a").await, Server::postgres("b").await);
     let registry = bed.plane.registry().clone();
