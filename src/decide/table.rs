@@ -81,7 +81,7 @@ impl Ingredients<'_> {
         let Some(own) = tiers.first() else { return Vec::new() };
         let standing = |index: usize, name: &MemberName, own: Verdict| {
             let (state, reason) = match tiers.iter().position(|tier| tier[index].1.0 == TargetState::Open) {
-                Some(tier) if Some(tier) == used => (TargetState::Open, Reason::InService),
+                Some(tier) if Some(tier) == used => tiers[tier][index].1,
                 Some(_) => (TargetState::Standby, Reason::BackupUnused),
                 None => own,
             };
