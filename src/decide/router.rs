@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberName, Reason, Timeline};
+use crate::model::{
+    ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason, Timeline,
+};
 
 use super::lead::{Keep, Lead};
 use super::track::{Change, MemberTrack};
@@ -163,8 +165,10 @@ impl Router {
             let moved = (facts.conn.is_some() && track.conn != facts.conn)
                 || (facts.api.is_some() && track.api != facts.api)
                 || track.facts.is_none();
-            track.facts = Some(facts.clone());
-            // A malformed key keeps the addresses that were known.
+            // A malformed key comes without any fact: the member stays what it was.
+            if track.facts.is_none() || *facts != MemberFacts::default() {
+                track.facts = Some(facts.clone());
+            }
             track.conn = facts.conn.clone().or(track.conn.take());
             track.api = facts.api.clone().or(track.api.take());
             if moved {
