@@ -225,6 +225,9 @@ impl Router {
             } else if old.is_none() {
                 // Deleted and created again by the same member: its proof stands, and is looked at.
                 self.track(&key.name, now).hurry();
+            } else if old.is_some_and(|old| old.create_revision != key.create_revision) {
+                // Who held it in between was not seen.
+                self.track(&key.name, now).doubt(Reason::LeaderUnproven, now);
             }
         } else if let Some(track) = self.last_leader.as_ref().and_then(|n| self.tracks.get_mut(n)) {
             track.hurry();
