@@ -77,7 +77,7 @@ impl Facts<'_> {
             },
             (Freshness::Lost { since }, Some(_)) => match leader {
                 Some(_) if self.replaced => self.lost_and_replaced(),
-                Some(key) => self.lost(&key.name),
+                Some(key) => self.lost_since(&key.name),
                 None => self.lost_keyless(since),
             },
             _ => self.at_start(),
@@ -147,6 +147,13 @@ impl Facts<'_> {
             return self.hold(Reason::NoLeaderKey, Keep::All);
         };
         self.open(name, until, reason, Reason::LeaderMoved)
+    }
+
+    /// Whatever else is unknown, a key that named another before the silence is why sessions end.
+    fn lost_since(&self, name: &MemberName) -> Lead {
+        let lead = self.lost(name);
+        let moved = self.writers.iter().any(|writer| writer != name);
+        if moved { Lead { cut: Reason::LeaderMoved, ..lead } } else { lead }
     }
 
     /// The key last named X, and nothing has been heard from the DCS for a while.
