@@ -209,13 +209,15 @@ impl Facts<'_> {
         if self.is_in_recovery(name) {
             return Lead { cut: Reason::InRecovery, ..self.hold(Reason::DcsLost, Keep::Nobody) };
         }
-        let failsafe = track.claims_lead(self.now) && track.answer.as_ref().is_some_and(|(_, a)| a.failsafe_active);
-        if !failsafe {
+        // One 503 while it heals says less than the 200 before it.
+        if !track.vouches_by_failsafe(self.now) {
             let keep = if self.now < since + STALE_KEYLESS_GRACE { Keep::All } else { Keep::Nobody };
             return Lead { cut: Reason::DcsLost, ..self.hold(Reason::DcsLost, keep) };
         }
         match track.proof.as_ref().filter(|p| self.now < p.at + KEYLESS_PROOF_MAX) {
-            Some(proof) if self.rival_of(name).is_none() && !self.is_proof_old(track) => {
+            Some(proof)
+                if track.claims_lead(self.now) && self.rival_of(name).is_none() && !self.is_proof_old(track) =>
+            {
                 self.open(name, proof.at + KEYLESS_PROOF_MAX, Reason::FailsafeActive, Reason::OtherClaims)
             }
             _ => self.hold(Reason::DcsLost, Keep::Only(name.clone())),
