@@ -53,6 +53,17 @@ impl Crowd {
         Crowd::of(count, |stop| hold_session(at, every, stop))
     }
 
+    /// The same, but they come again when their session ends.
+    pub fn of_returning_sessions(at: SocketAddr, count: usize, every: Duration) -> Crowd {
+        Crowd::of(count, move |stop| async move {
+            let mut all = Tally::default();
+            while !stop.is_cancelled() {
+                all.add(hold_session(at, every, stop.clone()).await);
+            }
+            all
+        })
+    }
+
     /// Clients that come, write once and leave, again and again.
     pub fn of_visitors(at: SocketAddr, count: usize, every: Duration) -> Crowd {
         Crowd::of(count, |stop| visit_again(at, every, stop))
