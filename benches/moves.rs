@@ -98,7 +98,7 @@ fn report(done: &[Move], waits: &[(Instant, Instant)]) {
 }
 
 async fn close_crowds(stage: &Stage, router: &Router, moves: usize) {
-    let mut done = Vec::new();
+    let (mut done, mut on_cpu, mut in_queue) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..moves {
         let leader = router.status().await["leader"]["open"].as_str().unwrap_or_default().to_owned();
         let (from, to) = if leader == "n1" { (stage.n1(), stage.n2()) } else { (stage.n2(), stage.n1()) };
@@ -109,16 +109,24 @@ async fn close_crowds(stage: &Stage, router: &Router, moves: usize) {
                 clock::now()
             });
         }
-        let moved = stage.patroni.move_leader(&to.name).await;
+        let mut etcd = stage.patroni.client().await;
+        stage.patroni.delete_leader(&mut etcd).await;
+        let before = router.cpu();
+        let moved = stage.patroni.take_leader(&mut etcd, &to.name).await;
         let last = waiting.join_all().await.into_iter().max().expect("there were sessions");
+        let after = router.cpu();
         done.push(millis(moved, last));
+        on_cpu.push(after.running - before.running);
+        in_queue.push(after.runnable - before.runnable);
         to.promote(from.timeline() + 1);
         from.demote();
         router.until_open(&to.name).await;
     }
     println!("\n{moves} moves with {CROWD} idle sessions\n");
     header();
-    row("key moved to last session closed", done.into_iter());
+    row("key taken to last session closed", done.into_iter());
+    row("  the router's CPU time for it", on_cpu.into_iter());
+    row("  its threads' wait for a free CPU", in_queue.into_iter());
 }
 
 fn header() {

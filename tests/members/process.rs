@@ -29,6 +29,10 @@ impl Process {
         Process { child, guard, ended: None }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
         assert!(self.ended.is_none(), "it has ended already");

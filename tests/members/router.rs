@@ -174,12 +174,37 @@ impl Router {
         fs::read_to_string(self.setup.folder.path().join("router.log")).unwrap_or_default()
     }
 
+    pub fn cpu(&self) -> Cpu {
+        Cpu::of(self.process.id())
+    }
+
     pub fn terminate(&self) {
         self.process.signal(Signal::SIGTERM);
     }
 
     pub async fn exit(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.wait(limit).await
+    }
+}
+
+/// Milliseconds that all threads of a process ran, and that they wanted to while others did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    pub running: f64,
+    pub runnable: f64,
+}
+
+impl Cpu {
+    fn of(pid: u32) -> Cpu {
+        let mut sum = Cpu::default();
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            // A thread may end meanwhile.
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let mut nanos = text.split_whitespace().map(|word| word.parse().unwrap_or(0.0));
+            sum.running += nanos.next().unwrap_or(0.0) / 1e6;
+            sum.runnable += nanos.next().unwrap_or(0.0) / 1e6;
+        }
+        sum
     }
 }
 

@@ -4,6 +4,7 @@ use pgvane::runtime::clock;
 
 use crate::members::client::Client;
 use crate::members::crowd::{Crowd, PATIENCE};
+use crate::members::member::Postgres;
 use crate::members::router::Router;
 use crate::members::stage::{Stage, TIMELINE};
 use crate::members::{long, millis, ms, secs, until};
@@ -74,6 +75,22 @@ async fn one_503_in_passing_cuts_nobody() {
     until("sessions go on", secs(10), || async { stage.n1().journal.writes_total() > before + 50 }).await;
     for tally in [sessions.go_home().await, visitors.go_home().await] {
         tally.assert_no_errors();
+    }
+}
+
+/// PostgreSQL restarts under a leader key that stays: its clients are not told, they wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_restarting_leader_wait() {
+    let stage = Stage::start().await;
+    let router = stage.router(|_| {}).await;
+    for manner in [Postgres::Refused, Postgres::Starting, Postgres::Resets] {
+        stage.n1().set(|facts| facts.postgres = manner);
+        let waiting = tokio::spawn(Client::connect(router.write_port(0), PATIENCE));
+        let noticed = |status: &serde_json::Value| status["services"][0]["held"] == 1;
+        router.until(&format!("one client waits for a leader that is {manner:?}"), noticed).await;
+        stage.n1().set(|facts| facts.postgres = Postgres::Answers);
+        let mut client = waiting.await.unwrap().unwrap_or_else(|failure| panic!("{manner:?}: {failure}"));
+        client.write().await.unwrap_or_else(|failure| panic!("{manner:?}: {failure}"));
     }
 }
 
