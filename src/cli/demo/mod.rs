@@ -1,12 +1,15 @@
 //! `pgvane demo`: a real cluster on this machine with the router in front, and what clients felt.
 
+pub mod clients;
 pub mod cluster;
 pub mod etcd;
 pub mod ground;
 pub mod member;
 mod options;
+pub mod poller;
 pub mod processes;
 mod programs;
+pub mod report;
 mod rest;
 
 use std::path::PathBuf;
