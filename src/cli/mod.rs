@@ -1,3 +1,91 @@
 //! The subcommands.
 
+pub mod check;
 pub mod demo;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config;
+use crate::runtime::log::{self, LogFormat};
+use crate::runtime::run;
+
+/// Exit codes of sysexits.h, as product-wide promises.
+const BAD_USAGE: u8 = 64;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Client endpoint for highly available PostgreSQL: clients of the write port always reach the
+/// writable leader of a Patroni cluster.
+#[derive(Debug, Parser)]
+#[command(name = "pgvane", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The router and its admin endpoint.
+    Run(FileArgument),
+    /// Validate a configuration: every problem at once, with file:line:column.
+    Check(FileArgument),
+    /// A real three-node cluster on this machine with the router in front.
+    Demo(demo::DemoArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FileArgument {
+    /// The configuration file.
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/pgvane/pgvane.yml")]
+    config: PathBuf,
+}
+
+/// Everything after the operating system's part.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match arguments.command {
+        Command::Run(file) => run(&file, arguments.log_format),
+        Command::Check(file) => check::check(&file.config),
+        Command::Demo(demo) => finish(demo::start(demo)),
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Help and version are answers, not mistakes. A closed stdout is nobody's loss.
+    let _printed = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(BAD_USAGE),
+    }
+}
+
+fn run(file: &FileArgument, format: LogFormat) -> ExitCode {
+    let config = match config::load(&file.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    log::start(format);
+    finish(run::run(config))
+}
+
+fn finish(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pgvane: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -37,6 +37,7 @@ reasons! {
     DcsReplaced => "dcs_replaced", "the DCS went back in time or is another one; the leader must prove itself again";
     OtherClaims => "other_claims", "another member claims the lead";
     FailsafeActive => "failsafe_active", "the leader key is gone and the leader's failsafe mode is active";
+    Unconfirmed => "unconfirmed", "what is known of the leader is too old to open new sessions on";
     Paused => "paused", "the leader key is gone, the cluster is paused and no other member is out of recovery";
     ServedByRest => "served_by_rest", "the DCS cannot be read; the leader's REST API vouches for it";
     // A member's proof was withdrawn, or its check failed.
@@ -83,6 +84,7 @@ reasons! {
     RetriesExhausted => "retries_exhausted", "every attempt to connect failed";
     StartupTimedOut => "startup_timed_out", "the client did not finish its startup packet in time";
     StartupMalformed => "startup_malformed", "the client did not speak PostgreSQL's startup protocol";
+    NoDescriptors => "no_descriptors", "the router is out of file descriptors, ports or memory";
     CancelForwarded => "cancel_forwarded", "a cancel request was passed on";
     Shutdown => "shutdown", "the router is shutting down";
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::decide::{Effect, Event, Memory, Router, Snapshot};
+use crate::decide::{Effect, Event, Memory, Router, Snapshot, Suspicion};
 use crate::model::{ApiAddress, HostPort, MemberName, PortOutcome, ProbeOutcome};
 use crate::proxy::Plane;
 use crate::runtime::{clock, log};
@@ -21,6 +21,8 @@ use crate::{dcs, probe};
 /// Events that may wait for the machine. Views supersede each other, probes are asked again, and
 /// suspicions are deduplicated, so one that finds no place is not missed.
 pub const MAILBOX_MAX: usize = 4096;
+/// Finished probes of members that are gone are forgotten beyond this.
+const PROBES_TRACKED_MAX: usize = 256;
 /// Events handled between two looks at the timer, so that a flood cannot starve deadlines.
 const EVENTS_PER_TURN_MAX: usize = 64;
 
@@ -30,6 +32,8 @@ pub struct Driver {
     pub mailbox: mpsc::Receiver<Event>,
     /// For probes to answer into.
     pub sender: mpsc::Sender<Event>,
+    /// What clients saw of members.
+    pub suspicions: mpsc::Receiver<(MemberName, Suspicion)>,
     pub plane: Arc<Plane>,
     pub dcs: Arc<dcs::etcd::Handle>,
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
@@ -39,7 +43,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Runs until every sender of the mailbox but its own is gone, or the task is dropped.
+    /// Runs until the task is dropped.
     pub async fn run(mut self) {
         loop {
             self.carry_out();
@@ -48,6 +52,9 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = sleep_until(timer) => self.router.handle_timeout(clock::now()),
+                Some((member, suspicion)) = self.suspicions.recv() => {
+                    self.router.handle(Event::Suspected { member, suspicion }, clock::now());
+                }
                 event = self.mailbox.recv() => match event {
                     Some(event) => self.take(event),
                     None => return,
@@ -74,20 +81,22 @@ impl Driver {
     }
 
     fn execute(&mut self, effect: Effect) {
+        if self.plane.execute(&effect) {
+            return;
+        }
         match effect {
-            Effect::PublishRoutes(routes) => self.plane.publish(routes),
-            Effect::Confirm { until } => self.plane.confirm(until),
-            Effect::CloseSessions { member, services, reason } => {
-                self.plane.close(&member, services.as_deref(), reason);
-            }
             Effect::Probe { member, number, address, limit } => self.probe(member, number, address, limit),
             Effect::ProbePort { member, number, address, limit } => self.probe_port(member, number, address, limit),
-            Effect::ForgetAddress { host } => self.plane.connector().forget(&host),
             Effect::ReadNow => self.dcs.read_now(),
             Effect::Remember(memory) => {
                 self.memory.send_replace(memory);
             }
             Effect::Log(transition) => log::transition(&self.router.spec().name, &transition),
+            // Carried out by the data plane above.
+            Effect::PublishRoutes(_)
+            | Effect::Confirm { .. }
+            | Effect::CloseSessions { .. }
+            | Effect::ForgetAddress { .. } => {}
         }
     }
 
@@ -103,7 +112,7 @@ impl Driver {
         if let Some(older) = self.probes.insert(member, task.abort_handle()) {
             older.abort();
         }
-        if self.probes.len() > self.router.snapshot_members() * 2 + 8 {
+        if self.probes.len() > PROBES_TRACKED_MAX {
             self.probes.retain(|_, task| !task.is_finished());
         }
     }

@@ -1,0 +1,150 @@
+//! The client's side of a connection before it is relayed: what it asked, what it sent early, and
+//! the words it is told at the end.
+
+use std::io;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::model::Reason;
+use crate::runtime::clock;
+
+use super::startup::{self, Kind, Malformed, Parsed};
+
+/// Bytes kept of a client that talks on while it waits; beyond that it is not listened to.
+pub const EARLY_BYTES_MAX: usize = 16 * 1024;
+/// For writing a few hundred bytes to a client that may not read.
+const WORDS_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a client to close after it was told why; closing with its bytes unread would reset the
+/// connection and take the words away from it.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+const READ_BYTES: usize = 2048;
+
+/// The other side says no to encryption.
+pub const NO: &[u8] = b"N";
+
+/// One packet of the startup phase.
+#[derive(Debug)]
+pub struct Request {
+    pub kind: Kind,
+    pub bytes: Vec<u8>,
+}
+
+/// Why there is no next packet.
+#[derive(Debug)]
+pub enum NoRequest {
+    Closed,
+    Error(io::Error),
+    Malformed(Malformed),
+}
+
+impl NoRequest {
+    pub fn reason(&self) -> Reason {
+        match self {
+            NoRequest::Closed => Reason::ClientClosed,
+            NoRequest::Error(_) => Reason::ClientError,
+            NoRequest::Malformed(_) => Reason::StartupMalformed,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Client {
+    pub stream: TcpStream,
+    /// Read, and not part of a packet that was taken.
+    early: Vec<u8>,
+}
+
+impl Client {
+    pub fn new(stream: TcpStream) -> Client {
+        Client { stream, early: Vec::new() }
+    }
+
+    /// The next packet. Cancelling it loses nothing.
+    pub async fn next_request(&mut self) -> Result<Request, NoRequest> {
+        loop {
+            match startup::parse(&self.early) {
+                Parsed::Complete { kind, length } => {
+                    let rest = self.early.split_off(length);
+                    let bytes = std::mem::replace(&mut self.early, rest);
+                    return Ok(Request { kind, bytes });
+                }
+                Parsed::Malformed(malformed) => return Err(NoRequest::Malformed(malformed)),
+                Parsed::Incomplete => self.read_more().await?,
+            }
+        }
+    }
+
+    pub fn has_spoken(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// Completes when the client has gone. What it sends meanwhile is kept.
+    pub async fn gone(&mut self) -> Reason {
+        loop {
+            if self.early.len() >= EARLY_BYTES_MAX {
+                std::future::pending::<()>().await;
+            }
+            if let Err(gone) = self.read_more().await {
+                return gone.reason();
+            }
+        }
+    }
+
+    async fn read_more(&mut self) -> Result<(), NoRequest> {
+        self.stream.readable().await.map_err(NoRequest::Error)?;
+        let mut chunk = [0; READ_BYTES];
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => Err(NoRequest::Closed),
+            Ok(n) => {
+                self.early.extend(&chunk[..n]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(NoRequest::Error(error)),
+        }
+    }
+
+    /// Writes a few bytes, whole or not at all worth going on.
+    pub async fn tell(&mut self, words: &[u8]) -> Result<(), Reason> {
+        match timeout(WORDS_TIMEOUT, self.stream.write_all(words)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Reason::ClientError),
+        }
+    }
+
+    /// Last words, and time to read them.
+    pub async fn tell_and_close(mut self, words: &[u8]) {
+        if self.tell(words).await.is_err() || SockRef::from(&self.stream).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
+        let until_eof = async {
+            while self.read_more().await.is_ok() {
+                self.early.clear();
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, until_eof).await;
+    }
+
+    /// The socket, and what was read and not yet passed on.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.early)
+    }
+}
+
+/// FIN rather than RST, as far as the client has not just sent something: what it sent and nobody
+/// will read is thrown away first.
+pub fn close_politely(client: TcpStream) {
+    let _ = SockRef::from(&client).shutdown(Shutdown::Write);
+    let mut chunk = [0; READ_BYTES];
+    for _ in 0..EARLY_BYTES_MAX / READ_BYTES {
+        if !matches!(client.try_read(&mut chunk), Ok(1..)) {
+            break;
+        }
+    }
+}

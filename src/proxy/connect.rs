@@ -1,0 +1,144 @@
+//! From a member's name to an open socket.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::decide::Suspicion;
+use crate::model::service::TcpSpec;
+use crate::model::{HostPort, Reason};
+use crate::runtime::clock;
+
+/// Host names remembered; with more, all are asked for anew.
+const NAMES_MAX: usize = 1000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectError {
+    /// Says something about the member.
+    Member(Suspicion),
+    /// Says something about this machine: descriptors, ports or memory.
+    Local,
+}
+
+impl ConnectError {
+    pub fn reason(self) -> Reason {
+        match self {
+            ConnectError::Member(suspicion) => suspicion.reason(),
+            ConnectError::Local => Reason::NoDescriptors,
+        }
+    }
+}
+
+/// Connects, and remembers what host names resolve to until a connect fails.
+#[derive(Debug, Default)]
+pub struct Connector {
+    names: Mutex<HashMap<String, Arc<[IpAddr]>>>,
+}
+
+impl Connector {
+    /// Resolve this host name anew at its next use.
+    pub fn forget(&self, host: &str) {
+        self.names.lock().remove(host);
+    }
+
+    /// Tries every address of the host in order, all within `limit`.
+    pub async fn connect(&self, to: &HostPort, limit: Duration, tcp: &TcpSpec) -> Result<TcpStream, ConnectError> {
+        let deadline = Instant::from_std(clock::now() + limit);
+        let outcome = match timeout_at(deadline, self.resolve(to)).await {
+            Ok(Ok(addresses)) => connect_any(&addresses, to.port, deadline, tcp).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "name lookup took too long")),
+        };
+        outcome.map_err(|error| {
+            self.forget(&to.host);
+            tracing::debug!(target: "pgvane::connect", address = %to, %error, "connect failed");
+            classify(&error)
+        })
+    }
+
+    async fn resolve(&self, to: &HostPort) -> io::Result<Arc<[IpAddr]>> {
+        if let Ok(literal) = to.host.parse::<IpAddr>() {
+            return Ok(Arc::from([literal]));
+        }
+        if let Some(known) = self.names.lock().get(&to.host) {
+            return Ok(known.clone());
+        }
+        let found = lookup_host((to.host.as_str(), to.port)).await?;
+        let addresses: Arc<[IpAddr]> = found.map(|address| address.ip()).collect();
+        let mut names = self.names.lock();
+        if names.len() >= NAMES_MAX {
+            names.clear();
+        }
+        names.insert(to.host.clone(), addresses.clone());
+        Ok(addresses)
+    }
+}
+
+async fn connect_any(addresses: &[IpAddr], port: u16, deadline: Instant, tcp: &TcpSpec) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for (index, ip) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::from_std(clock::now()));
+        // An address that swallows packets must not use up the time of those behind it.
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        match timeout(share, connect_one(SocketAddr::new(*ip, port), tcp)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect"),
+        }
+    }
+    Err(last)
+}
+
+async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    set_options(&socket, tcp);
+    socket.connect(address).await
+}
+
+/// Both sides of every session get the same. A kernel that refuses an option does not cost a session.
+pub fn set_options(socket: &impl AsFd, tcp: &TcpSpec) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(tcp.keepalive_idle)
+        .with_interval(tcp.keepalive_interval)
+        .with_retries(tcp.keepalive_count);
+    let options = [
+        socket.set_tcp_nodelay(true),
+        socket.set_tcp_keepalive(&keepalive),
+        socket.set_tcp_user_timeout(Some(tcp.user_timeout)),
+    ];
+    for error in options.into_iter().filter_map(Result::err) {
+        tracing::debug!(target: "pgvane::connect", %error, "a socket option was refused");
+    }
+}
+
+/// The next close sends RST, and what was not delivered yet never is.
+pub fn reset_on_close(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::warn!(target: "pgvane::connect", %error, "cannot set SO_LINGER; bytes under way may be delivered");
+    }
+}
+
+/// Whether an error of `socket`, `accept` or `connect` is about this machine's own limits.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let local = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| local.contains(&Errno::from_raw(code)))
+}
+
+fn classify(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        _ if is_exhaustion(error) => ConnectError::Local,
+        io::ErrorKind::ConnectionRefused => ConnectError::Member(Suspicion::ConnectRefused),
+        io::ErrorKind::TimedOut => ConnectError::Member(Suspicion::ConnectTimedOut),
+        _ => ConnectError::Member(Suspicion::ConnectFailed),
+    }
+}

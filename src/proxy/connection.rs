@@ -1,0 +1,106 @@
+//! One client from accept to close, top to bottom.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::decide::Suspicion;
+use crate::model::Reason;
+
+use super::client::close_politely;
+use super::connect::{Connector, reset_on_close, set_options};
+use super::handshake::{Established, Handshake};
+use super::relay::{End, relay};
+use super::sessions::{Registry, Service};
+use super::suspects::Suspects;
+
+/// What all connections of one cluster share.
+#[derive(Debug)]
+pub struct Plumbing {
+    pub registry: Arc<Registry>,
+    pub connector: Connector,
+    pub suspects: Suspects,
+    /// No more waiting for a target.
+    pub stopping: CancellationToken,
+    /// Whoever has no session yet ends now; sessions are ended by their fences.
+    pub abort: CancellationToken,
+}
+
+/// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
+pub async fn serve(plumbing: Arc<Plumbing>, service: Arc<Service>, client: TcpStream, peer: SocketAddr) {
+    service.counters.clients_total.fetch_add(1, Ordering::Relaxed);
+    set_options(&client, &service.spec.tcp);
+    // Boxed, so that a session does not carry the room its handshake needed.
+    let outcome = Box::pin(handshake(&plumbing, &service, client, peer)).await;
+    match outcome {
+        Ok(established) => session(&plumbing, &service, established).await,
+        Err(reason) => {
+            service.counters.refused.add(reason);
+            log_refused(&plumbing, &service, peer, reason);
+        }
+    }
+}
+
+async fn handshake(
+    plumbing: &Plumbing,
+    service: &Arc<Service>,
+    client: TcpStream,
+    peer: SocketAddr,
+) -> Result<Established, Reason> {
+    tokio::select! {
+        biased;
+        () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
+        outcome = Handshake::new(plumbing, service, client, peer).run() => outcome,
+    }
+}
+
+async fn session(plumbing: &Plumbing, service: &Service, established: Established) {
+    let Established { mut client, mut server, mut guard, to_client, to_server } = established;
+    let end = relay(&mut client, &mut server, to_client, to_server, &mut guard).await;
+    let reason = match &end {
+        End::ClientClosed => Reason::ClientClosed,
+        End::ServerClosed => Reason::ServerClosed,
+        End::Cut(reason) => *reason,
+        End::ClientError(_) => Reason::ClientError,
+        End::ServerError(error) => {
+            if error.kind() == io::ErrorKind::ConnectionReset {
+                let (member, generation) = (&guard.target().member, guard.generation());
+                service.counters.add_suspicion(Suspicion::ServerReset);
+                plumbing.suspects.report(member, Suspicion::ServerReset, generation);
+            }
+            Reason::ServerError
+        }
+    };
+    // A COMMIT that waits in the socket must not reach a server that was taken away; a FIN would
+    // still deliver it. A shutdown of the router takes no server away.
+    if matches!(end, End::Cut(reason) if reason != Reason::Shutdown) {
+        reset_on_close(&server);
+    }
+    drop(server);
+    guard.finish(reason);
+    drop(guard);
+    close_politely(client);
+}
+
+fn log_refused(plumbing: &Plumbing, service: &Service, peer: SocketAddr, reason: Reason) {
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "pgvane::session",
+                cluster = %plumbing.registry.cluster,
+                service = %service.spec.name,
+                client = %peer,
+                %reason,
+                "client not served: {}", reason.sentence()
+            )
+        };
+    }
+    match reason {
+        Reason::ClientClosed | Reason::ClientError | Reason::CancelForwarded => line!(debug),
+        _ => line!(info),
+    }
+}

@@ -1,0 +1,422 @@
+//! From a client's first byte to a server's first answer.
+//!
+//! **Nothing reaches the client before its server has answered**, so a server that turns out to be
+//! down, starting or closing costs the client time and not its connection: it goes back to its place
+//! in the queue, and its packet is sent to the next target.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::decide::{Suspicion, Target};
+use crate::model::{Reason, ServiceSpec};
+use crate::runtime::clock;
+
+use super::cancel;
+use super::client::{Client, NO, NoRequest, Request};
+use super::connect::ConnectError;
+use super::connection::Plumbing;
+use super::hold::{Admission, Grant, Permit, Place, RETRY_PAUSE, Ticket, Verdict};
+use super::sessions::{Service, SessionGuard};
+use super::startup::{self, FirstAnswer, Kind};
+
+/// For the StartupMessage of a client that is to be told why it cannot be served.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the first packet of a client that had connected just before the router began to stop.
+const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
+const READ_BYTES: usize = 4096;
+
+/// A client and a server that has answered it.
+pub struct Established {
+    pub client: TcpStream,
+    pub server: TcpStream,
+    pub guard: SessionGuard,
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
+}
+
+/// A server that has not answered yet. The permit lets the next held client go once it has.
+struct Server {
+    stream: TcpStream,
+    guard: SessionGuard,
+    permit: Option<Permit>,
+}
+
+enum Answer {
+    /// To be passed on; the rest is between client and server.
+    Relay(Vec<u8>),
+    /// No encryption; the client's next packet follows.
+    No,
+    /// The target was taken away.
+    Fenced(Reason),
+    /// It cannot serve now.
+    Suspect(Suspicion),
+}
+
+pub struct Handshake<'a> {
+    plumbing: &'a Plumbing,
+    service: &'a Arc<Service>,
+    peer: SocketAddr,
+    client: Client,
+    ticket: Ticket,
+    /// The last thing that went wrong with a target.
+    failure: Option<Suspicion>,
+    failures: u32,
+}
+
+impl<'a> Handshake<'a> {
+    pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, peer: SocketAddr) -> Self {
+        let (client, ticket) = (Client::new(client), Ticket::new(clock::now()));
+        Handshake { plumbing, service, peer, client, ticket, failure: None, failures: 0 }
+    }
+
+    /// Err is why the client ended without a session; it has been told what could be told.
+    pub async fn run(mut self) -> Result<Established, Reason> {
+        let mut server = None;
+        let mut request = self.first_request().await?;
+        self.ticket = Ticket::new(clock::now());
+        loop {
+            if request.kind == Kind::Cancel {
+                drop(server);
+                return self.cancel(&request).await;
+            }
+            let mut reached = match server.take() {
+                Some(server) => server,
+                None => match self.reach().await {
+                    Ok(server) => server,
+                    Err(Unserved::Gone(reason)) => return Err(reason),
+                    Err(Unserved::Refused(refusal)) => return Err(self.refuse(request, refusal).await),
+                },
+            };
+            let answer = self.ask(&mut reached, &request).await?;
+            match reached.guard.fence().reason().map_or(answer, Answer::Fenced) {
+                Answer::Relay(bytes) => return Ok(self.established(reached, bytes)),
+                Answer::No => {
+                    reached.permit = None;
+                    self.client.tell(NO).await?;
+                    request = self.next_request(&mut server, reached).await?;
+                }
+                Answer::Fenced(reason) => self.abandon(reached, reason),
+                Answer::Suspect(suspicion) => {
+                    let (target, generation) = (reached.guard.target().clone(), reached.guard.generation());
+                    self.abandon(reached, suspicion.reason());
+                    self.failed(&target, generation, suspicion);
+                }
+            }
+        }
+    }
+
+    fn spec(&self) -> &'a ServiceSpec {
+        &self.service.spec
+    }
+
+    /// A client that sends nothing holds nothing but its socket, and that not for long.
+    async fn first_request(&mut self) -> Result<Request, Reason> {
+        let limit = self.spec().startup_timeout;
+        let stopping = async {
+            self.plumbing.stopping.cancelled().await;
+            let until = Instant::from_std(clock::now() + STOPPING_TIMEOUT);
+            sleep_until(until).await;
+        };
+        let outcome = tokio::select! {
+            outcome = timeout(limit, self.client.next_request()) => outcome,
+            () = stopping => return Err(Reason::Shutdown),
+        };
+        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
+    }
+
+    /// The packet after an 'N'. Meanwhile the server may go away, which costs nothing: the packet
+    /// then goes to another.
+    async fn next_request(&mut self, server: &mut Option<Server>, reached: Server) -> Result<Request, Reason> {
+        let until = Instant::from_std(clock::now() + self.spec().startup_timeout);
+        *server = Some(reached);
+        let outcome = loop {
+            let Some(kept) = server.as_ref() else {
+                break tokio::time::timeout_at(until, self.client.next_request()).await;
+            };
+            let fence = kept.guard.fence().clone();
+            tokio::select! {
+                biased;
+                outcome = tokio::time::timeout_at(until, self.client.next_request()) => break outcome,
+                // It has nothing to say now but goodbye.
+                _ = kept.stream.readable() => {}
+                _ = fence.closed() => {}
+            }
+            if let Some(mut lost) = server.take() {
+                lost.guard.finish(Reason::ServerClosed);
+            }
+        };
+        if let Some(kept) = server
+            && !kept.guard.may_start()
+        {
+            kept.guard.finish(Reason::Unconfirmed);
+            *server = None;
+        }
+        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
+    }
+
+    async fn understood(&mut self, outcome: Result<Request, NoRequest>) -> Result<Request, Reason> {
+        if let Err(NoRequest::Malformed(startup::Malformed::Protocol { major, minor })) = outcome {
+            let message = format!("unsupported frontend protocol {major}.{minor}");
+            let words = startup::fatal(startup::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
+            self.client.tell(&words).await?;
+        }
+        outcome.map_err(|none| none.reason())
+    }
+
+    /// A connected server with a session opened on it.
+    async fn reach(&mut self) -> Result<Server, Unserved> {
+        loop {
+            let grant = self.grant().await?;
+            let Grant { target, generation, permit } = grant;
+            let spec = self.spec();
+            let outcome = tokio::select! {
+                outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
+                reason = self.client.gone() => return Err(Unserved::Gone(reason)),
+            };
+            let stream = match outcome {
+                Ok(stream) => stream,
+                Err(ConnectError::Member(suspicion)) => {
+                    self.failed(&target, generation, suspicion);
+                    continue;
+                }
+                Err(ConnectError::Local) => return Err(Unserved::local(clock::now())),
+            };
+            // Stale: the table has changed since, and the next grant comes from the new one.
+            if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation, self.peer) {
+                return Ok(Server { stream, guard, permit: Some(permit) });
+            }
+        }
+    }
+
+    async fn grant(&mut self) -> Result<Grant, Unserved> {
+        loop {
+            if self.failures > self.spec().retries && !self.ticket.tried.is_empty() {
+                self.exhausted()?;
+            }
+            let verdict = match self.plumbing.registry.admit(self.service, &mut self.ticket) {
+                Admission::Now(verdict) => verdict,
+                Admission::Wait(place) => self.hold(place).await?,
+                Admission::Refused { why, reason, since } => {
+                    let reason = self.failure.map_or(reason, Suspicion::reason);
+                    return Err(Unserved::Refused(Refusal { why, reason, since }));
+                }
+            };
+            match verdict {
+                Verdict::Go(grant) => return Ok(grant),
+                Verdict::Exhausted => self.exhausted()?,
+            }
+        }
+    }
+
+    /// Every target failed this client. Servers that start or stop are worth a wait, a dead one is not.
+    fn exhausted(&mut self) -> Result<(), Unserved> {
+        let worth_waiting = matches!(self.failure, Some(Suspicion::StartupRejected | Suspicion::StartupEof));
+        if worth_waiting {
+            self.ticket.tried.clear();
+            self.ticket.failed_in = Some(self.plumbing.registry.generation());
+            return Ok(());
+        }
+        let reason = self.failure.map_or(Reason::NoTarget, Suspicion::reason);
+        let since = self.ticket.arrived();
+        Err(Unserved::Refused(Refusal { why: Reason::RetriesExhausted, reason, since }))
+    }
+
+    async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
+        let deadline = Instant::from_std(place.deadline);
+        let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
+        loop {
+            let pause = forgive_at.unwrap_or(deadline);
+            tokio::select! {
+                biased;
+                verdict = &mut place.verdict => match verdict {
+                    Ok(verdict) => return Ok(verdict),
+                    Err(_) => return Err(self.refusal(Reason::Shutdown)),
+                },
+                reason = self.client.gone() => return Err(Unserved::Gone(reason)),
+                () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown)),
+                () = sleep_until(deadline) => return Err(self.refusal(Reason::HoldExpired)),
+                () = sleep_until(pause), if forgive_at.is_some() => {
+                    forgive_at = None;
+                    place.forgive();
+                }
+            }
+        }
+    }
+
+    /// What this client waited for in vain, as known now.
+    fn refusal(&self, why: Reason) -> Unserved {
+        let routes = self.plumbing.registry.routes();
+        let wait = routes.service(&self.spec().name).and_then(|routes| routes.wait);
+        let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
+        let unknown = (Reason::Unconfirmed, self.ticket.arrived());
+        let (reason, since) = wait.or(failure).unwrap_or(unknown);
+        Unserved::Refused(Refusal { why, reason, since })
+    }
+
+    /// Sends one packet and waits for the first answer to it. Err: the client has gone.
+    async fn ask(&mut self, server: &mut Server, request: &Request) -> Result<Answer, Reason> {
+        let limit = self.spec().startup_timeout;
+        let fence = server.guard.fence().clone();
+        tokio::select! {
+            biased;
+            reason = fence.closed() => Ok(Answer::Fenced(reason)),
+            answer = timeout(limit, exchange(&mut server.stream, request)) => Ok(match answer {
+                Ok(Ok(answer)) => answer,
+                // A server without direct TLS hangs up on it; that is its answer.
+                Ok(Err(_)) if request.kind == Kind::DirectTls => Answer::Relay(Vec::new()),
+                Ok(Err(_)) => Answer::Suspect(Suspicion::StartupEof),
+                Err(_) => Answer::Suspect(Suspicion::ConnectTimedOut),
+            }),
+            reason = self.client.gone() => {
+                server.guard.finish(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn established(self, server: Server, to_client: Vec<u8>) -> Established {
+        let (client, to_server) = self.client.into_parts();
+        let Server { stream, mut guard, permit } = server;
+        drop(permit);
+        guard.answered();
+        Established { client, server: stream, guard, to_client, to_server }
+    }
+
+    /// Nothing of this server has reached the client: it can be served by another.
+    fn abandon(&self, server: Server, reason: Reason) {
+        let Server { stream, mut guard, permit } = server;
+        super::connect::reset_on_close(&stream);
+        drop(stream);
+        guard.finish(reason);
+        drop((guard, permit));
+        self.service.counters.replays_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn failed(&mut self, target: &Target, generation: u64, suspicion: Suspicion) {
+        self.service.counters.add_suspicion(suspicion);
+        self.plumbing.suspects.report(&target.member, suspicion, generation);
+        self.failure = Some(suspicion);
+        if target.needs_confirmation {
+            self.ticket.failed_in = Some(generation);
+        } else {
+            self.failures += 1;
+            self.ticket.tried.push(target.member.clone());
+        }
+    }
+
+    async fn cancel(self, request: &Request) -> Result<Established, Reason> {
+        self.service.counters.cancels_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        cancel::forward(self.plumbing, self.service, &request.bytes).await;
+        Err(Reason::CancelForwarded)
+    }
+
+    /// Says no in the client's protocol. Before it has been told whether there is encryption it would
+    /// not understand, so it is told that there is none first.
+    async fn refuse(mut self, mut request: Request, refusal: Refusal) -> Reason {
+        let until = Instant::from_std(clock::now() + REFUSAL_TIMEOUT);
+        loop {
+            match request.kind {
+                Kind::DirectTls => return refusal.why,
+                Kind::Startup => break,
+                Kind::Cancel => {
+                    let _ = self.cancel(&request).await;
+                    return Reason::CancelForwarded;
+                }
+                Kind::Ssl | Kind::GssEnc => {}
+            }
+            if self.client.tell(NO).await.is_err() {
+                return refusal.why;
+            }
+            request = match tokio::time::timeout_at(until, self.client.next_request()).await {
+                Ok(Ok(request)) => request,
+                Ok(Err(_)) | Err(_) => return refusal.why,
+            };
+        }
+        let words = refusal.words(self.spec(), self.ticket.arrived());
+        self.client.tell_and_close(&words).await;
+        refusal.why
+    }
+}
+
+enum Unserved {
+    Gone(Reason),
+    Refused(Refusal),
+}
+
+impl Unserved {
+    fn local(since: std::time::Instant) -> Unserved {
+        Unserved::Refused(Refusal { why: Reason::NoDescriptors, reason: Reason::NoDescriptors, since })
+    }
+}
+
+/// Why the client is sent away, and what it would have waited for.
+struct Refusal {
+    why: Reason,
+    reason: Reason,
+    since: std::time::Instant,
+}
+
+impl Refusal {
+    fn words(&self, spec: &ServiceSpec, arrived: std::time::Instant) -> Vec<u8> {
+        let now = clock::now();
+        let seconds = |since: std::time::Instant| now.saturating_duration_since(since).as_secs_f64();
+        if self.why == Reason::NoDescriptors {
+            return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+        }
+        let message = match self.why {
+            Reason::Shutdown => "the router is shutting down".to_owned(),
+            _ => format!("no {} is available", spec.role),
+        };
+        let mut detail = format!("Service {}: {}", spec.name, self.reason.sentence());
+        detail += &format!(", for {:.1} s.", seconds(self.since));
+        detail += &match self.why {
+            Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
+            why => format!(" Not waited for: {}.", why.sentence()),
+        };
+        startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
+    }
+}
+
+/// Err: the server closed or reset without an answer.
+async fn exchange(server: &mut TcpStream, request: &Request) -> io::Result<Answer> {
+    server.write_all(&request.bytes).await?;
+    match request.kind {
+        Kind::Ssl | Kind::GssEnc => match server.read_u8().await? {
+            b'N' => Ok(Answer::No),
+            other => Ok(Answer::Relay(vec![other])),
+        },
+        Kind::Startup => read_first_message(server).await,
+        Kind::DirectTls | Kind::Cancel => {
+            let mut bytes = vec![0; READ_BYTES];
+            let n = server.read(&mut bytes).await?;
+            bytes.truncate(n);
+            Ok(Answer::Relay(bytes))
+        }
+    }
+}
+
+async fn read_first_message(server: &mut TcpStream) -> io::Result<Answer> {
+    let mut bytes = Vec::new();
+    loop {
+        match startup::first_answer(&bytes) {
+            FirstAnswer::Other => return Ok(Answer::Relay(bytes)),
+            FirstAnswer::CannotConnectNow => return Ok(Answer::Suspect(Suspicion::StartupRejected)),
+            FirstAnswer::Incomplete if bytes.len() > startup::FIRST_ANSWER_BYTES_MAX => {
+                return Ok(Answer::Relay(bytes));
+            }
+            FirstAnswer::Incomplete => {}
+        }
+        match server.read_buf(&mut bytes).await {
+            Ok(0) | Err(_) if !bytes.is_empty() => return Ok(Answer::Relay(bytes)),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Clients that wait for a target: first come, first served, each until its own deadline.
+//!
+//! A table never wakes everybody. [`Registry::release`] takes clients from the head of the queue
+//! while there is a target for them and fewer than [`CONNECTS_IN_FLIGHT_MAX`] connects under way to
+//! it; each of those that finishes lets the next one go.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::decide::Target;
+use crate::model::{MemberName, Reason};
+use crate::runtime::clock;
+
+use super::sessions::{Choice, Registry, Service};
+use super::stats::ServiceSnapshot;
+
+/// Held clients on their way to one target, from release to the server's first answer.
+pub const CONNECTS_IN_FLIGHT_MAX: usize = 100;
+/// A client whose target failed waits for a new table, and when none comes, this long.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The queue of one service. Locked before the gate of the registry, never after it.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    last_number: u64,
+    turn: usize,
+    queue: BTreeMap<u64, Waiter>,
+    connecting: HashMap<MemberName, usize>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    entered: Instant,
+    tried: Vec<MemberName>,
+    /// Its target failed it in the table of this generation: an older or equal one does not help.
+    failed_in: Option<u64>,
+    verdict: oneshot::Sender<Verdict>,
+}
+
+/// What one client brings along from one wait to the next: its place and its deadline.
+#[derive(Debug)]
+pub struct Ticket {
+    arrived: Instant,
+    number: Option<u64>,
+    deadline: Option<Instant>,
+    was_held: bool,
+    /// Members that this client could not reach just now.
+    pub tried: Vec<MemberName>,
+    pub failed_in: Option<u64>,
+}
+
+impl Ticket {
+    pub fn new(arrived: Instant) -> Ticket {
+        Ticket { arrived, number: None, deadline: None, was_held: false, tried: Vec::new(), failed_in: None }
+    }
+
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+}
+
+/// The answer to a client that asked, or waited.
+#[derive(Debug)]
+pub enum Verdict {
+    Go(Grant),
+    /// There are targets, and this client has tried them all.
+    Exhausted,
+}
+
+/// A target, and the right to connect to it now.
+#[derive(Debug)]
+pub struct Grant {
+    pub target: Target,
+    pub generation: u64,
+    pub permit: Permit,
+}
+
+#[derive(Debug)]
+pub enum Admission {
+    Now(Verdict),
+    Wait(Place),
+    /// `why` it may not wait, and what it would have waited for.
+    Refused {
+        why: Reason,
+        reason: Reason,
+        since: Instant,
+    },
+}
+
+/// One connect under way. Its drop lets the next held client go.
+#[derive(Debug)]
+pub struct Permit {
+    registry: Arc<Registry>,
+    service: Arc<Service>,
+    member: MemberName,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut waiting = self.service.waiting.lock();
+        if let Some(count) = waiting.connecting.get_mut(&self.member) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.connecting.remove(&self.member);
+            }
+        }
+        let idle = waiting.queue.is_empty();
+        drop(waiting);
+        if !idle {
+            self.registry.release(&self.service);
+        }
+    }
+}
+
+/// A place in the queue. Its drop leaves the queue.
+#[derive(Debug)]
+pub struct Place {
+    registry: Arc<Registry>,
+    service: Arc<Service>,
+    number: u64,
+    entered: Instant,
+    pub deadline: Instant,
+    pub verdict: oneshot::Receiver<Verdict>,
+}
+
+impl Place {
+    /// The pause after a failure is over: the same table may be tried again.
+    pub fn forgive(&self) {
+        if let Some(waiter) = self.service.waiting.lock().queue.get_mut(&self.number) {
+            waiter.failed_in = None;
+        }
+        self.registry.release(&self.service);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let (left, idle) = {
+            let mut waiting = self.service.waiting.lock();
+            (waiting.queue.remove(&self.number), waiting.queue.is_empty())
+        };
+        self.service.counters.add_hold(clock::now().saturating_duration_since(self.entered));
+        // Whoever stood behind a client that had to pause need not wait for it any longer.
+        if left.is_some_and(|waiter| waiter.failed_in.is_some()) && !idle {
+            self.registry.release(&self.service);
+        }
+    }
+}
+
+impl Waiting {
+    pub(super) fn describe(&self, snapshot: &mut ServiceSnapshot) {
+        let now = clock::now();
+        let longest = self.queue.first_key_value().map(|(_, waiter)| now.saturating_duration_since(waiter.entered));
+        snapshot.held = self.queue.len();
+        snapshot.held_longest = longest.unwrap_or_default();
+        snapshot.connecting = self.connecting.iter().map(|(member, count)| (member.clone(), *count)).collect();
+        snapshot.connecting.sort();
+    }
+
+    fn is_full(&self, member: &MemberName) -> bool {
+        self.connecting.get(member).is_some_and(|count| *count >= CONNECTS_IN_FLIGHT_MAX)
+    }
+
+    fn full_members(&self) -> Vec<MemberName> {
+        self.connecting.keys().filter(|member| self.is_full(member)).cloned().collect()
+    }
+}
+
+/// A [`Choice`] that knows the bound on connects under way.
+enum Next {
+    Go { target: Target, generation: u64 },
+    Wait { reason: Reason, since: Instant },
+    Exhausted,
+}
+
+impl Registry {
+    /// Where this client goes now: to a target, to its place in the queue, or away.
+    pub fn admit(self: &Arc<Self>, service: &Arc<Service>, ticket: &mut Ticket) -> Admission {
+        let mut waiting = service.waiting.lock();
+        let number = match ticket.number {
+            Some(number) => number,
+            None => {
+                waiting.last_number += 1;
+                *ticket.number.insert(waiting.last_number)
+            }
+        };
+        let is_first = waiting.queue.first_key_value().is_none_or(|(first, _)| number < *first);
+        let bounded = ticket.was_held || !waiting.queue.is_empty();
+        let (reason, since) = match self.next_for(service, &waiting, ticket.failed_in, &ticket.tried, bounded) {
+            Next::Go { target, generation } if is_first => {
+                let grant = self.grant(service, &mut waiting, target, generation);
+                return Admission::Now(Verdict::Go(grant));
+            }
+            Next::Go { .. } => (Reason::NoTarget, clock::now()),
+            Next::Exhausted => return Admission::Now(Verdict::Exhausted),
+            Next::Wait { reason, since } => (reason, since),
+        };
+        let Some(limit) = self.hold_limit(&service.spec.name) else {
+            return Admission::Refused { why: Reason::HoldOff, reason, since };
+        };
+        // Whoever was held before counts as being inside already.
+        if waiting.queue.len() >= service.hold_max && !ticket.was_held {
+            return Admission::Refused { why: Reason::HoldFull, reason, since };
+        }
+        ticket.was_held = true;
+        let deadline = *ticket.deadline.get_or_insert(ticket.arrived + limit);
+        let (verdict, receiver) = oneshot::channel();
+        let entered = clock::now();
+        let waiter = Waiter { entered, tried: ticket.tried.clone(), failed_in: ticket.failed_in, verdict };
+        waiting.queue.insert(number, waiter);
+        let (registry, service) = (self.clone(), service.clone());
+        Admission::Wait(Place { registry, service, number, entered, deadline, verdict: receiver })
+    }
+
+    /// Lets held clients of every service go, as far as there are targets for them.
+    pub(super) fn release_all(self: &Arc<Self>) {
+        for service in self.services() {
+            self.release(service);
+        }
+    }
+
+    /// Costs what it releases, not what waits.
+    pub(super) fn release(self: &Arc<Self>, service: &Arc<Service>) {
+        let released = {
+            let mut waiting = service.waiting.lock();
+            self.take_releasable(service, &mut waiting)
+        };
+        // Outside of the lock: the grant of a client that has just left takes it again to go back.
+        for (to, verdict) in released {
+            drop(to.send(verdict));
+        }
+    }
+
+    fn take_releasable(
+        self: &Arc<Self>,
+        service: &Arc<Service>,
+        waiting: &mut Waiting,
+    ) -> Vec<(oneshot::Sender<Verdict>, Verdict)> {
+        let mut released = Vec::new();
+        while let Some((number, first)) = waiting.queue.first_key_value() {
+            let number = *number;
+            let next = self.next_for(service, waiting, first.failed_in, &first.tried, true);
+            let verdict = match next {
+                Next::Go { target, generation } => Verdict::Go(self.grant(service, waiting, target, generation)),
+                Next::Exhausted => Verdict::Exhausted,
+                Next::Wait { .. } => break,
+            };
+            if let Some(waiter) = waiting.queue.remove(&number) {
+                released.push((waiter.verdict, verdict));
+            }
+        }
+        released
+    }
+
+    fn next_for(
+        &self,
+        service: &Service,
+        waiting: &Waiting,
+        failed_in: Option<u64>,
+        tried: &[MemberName],
+        bounded: bool,
+    ) -> Next {
+        let connecting = |member: &MemberName| waiting.connecting.get(member).copied().unwrap_or(0);
+        let choose = |tried: &[MemberName]| self.choose(&service.spec.name, connecting, waiting.turn, tried);
+        if failed_in.is_some_and(|generation| self.generation() <= generation) {
+            return match choose(&[]) {
+                Choice::Wait { reason, since } => Next::Wait { reason, since },
+                _ => Next::Wait { reason: Reason::RetriesExhausted, since: clock::now() },
+            };
+        }
+        let full = if bounded { waiting.full_members() } else { Vec::new() };
+        if !full.is_empty()
+            && let Choice::Target { target, generation } = choose(&[tried, &full].concat())
+        {
+            return Next::Go { target, generation };
+        }
+        match choose(tried) {
+            Choice::Target { target, .. } if full.contains(&target.member) => {
+                Next::Wait { reason: Reason::NoTarget, since: clock::now() }
+            }
+            Choice::Target { target, generation } => Next::Go { target, generation },
+            Choice::Wait { reason, since } => Next::Wait { reason, since },
+            Choice::Exhausted => Next::Exhausted,
+        }
+    }
+
+    fn grant(
+        self: &Arc<Self>,
+        service: &Arc<Service>,
+        waiting: &mut Waiting,
+        target: Target,
+        generation: u64,
+    ) -> Grant {
+        *waiting.connecting.entry(target.member.clone()).or_default() += 1;
+        waiting.turn = waiting.turn.wrapping_add(1);
+        let permit = Permit { registry: self.clone(), service: service.clone(), member: target.member.clone() };
+        Grant { target, generation, permit }
+    }
+}
