@@ -151,6 +151,13 @@ impl Clients {
         self.notes.operations.lock().clone()
     }
 
+    /// Those that ended at or after `moment`.
+    pub fn operations_since(&self, moment: Instant) -> Vec<Operation> {
+        let operations = self.notes.operations.lock();
+        let from = operations.partition_point(|operation| operation.ended < moment);
+        operations[from..].to_vec()
+    }
+
     /// Whether an operation that began after `moment` has gone well.
     pub fn has_good_since(&self, moment: Instant) -> bool {
         let operations = self.notes.operations.lock();
