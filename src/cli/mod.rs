@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(file) => run(&file, arguments.log_format),
         Command::Check(file) => check::check(&file.config),
-        Command::Demo(demo) => finish(demo::start(demo)),
+        Command::Demo(demo) => finish(start_demo(demo)),
     }
 }
 
@@ -88,4 +88,11 @@ fn finish(outcome: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_demo(arguments: demo::DemoArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(demo::demo(arguments));
+    runtime.shutdown_background();
+    outcome
 }

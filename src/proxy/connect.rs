@@ -52,7 +52,7 @@ impl Connector {
     /// Tries every address of the host in order, all within `limit`.
     pub async fn connect(&self, to: &HostPort, limit: Duration, tcp: &TcpSpec) -> Result<TcpStream, ConnectError> {
         let deadline = Instant::from_std(clock::now() + limit);
-        let outcome = match timeout_at(deadline, self.resolve(to)).await {
+        let outcome = match timeout_at(deadline, self.addresses(to)).await {
             Ok(Ok(addresses)) => connect_any(&addresses, to.port, deadline, tcp).await,
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "name lookup took too long")),
@@ -64,7 +64,8 @@ impl Connector {
         })
     }
 
-    async fn resolve(&self, to: &HostPort) -> io::Result<Arc<[IpAddr]>> {
+    /// The addresses of a host name, as last resolved.
+    pub async fn addresses(&self, to: &HostPort) -> io::Result<Arc<[IpAddr]>> {
         if let Ok(literal) = to.host.parse::<IpAddr>() {
             return Ok(Arc::from([literal]));
         }

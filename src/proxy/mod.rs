@@ -112,6 +112,11 @@ impl Plane {
         true
     }
 
+    /// Resolves and remembers host names; checks of the same members use it, too.
+    pub fn connector(&self) -> &connect::Connector {
+        &self.plumbing.connector
+    }
+
     pub fn registry(&self) -> &Arc<Registry> {
         &self.plumbing.registry
     }

@@ -19,7 +19,7 @@ use crate::model::{ClusterSettings, HoldSpec, MemberName, Reason, ServiceName, S
 use crate::runtime::clock;
 
 use super::hold::Waiting;
-use super::stats::{Counters, ServiceSnapshot};
+use super::stats::{self, Counters, ServiceSnapshot};
 
 /// Shared by all sessions of one service to one member; closed once, for all of them at once.
 /// Whoever forwards looks at it right before each write.
@@ -262,7 +262,7 @@ impl Registry {
     }
 
     fn snapshot_of(&self, service: &Service) -> ServiceSnapshot {
-        let mut snapshot = ServiceSnapshot::of(service.spec.name.clone(), &service.counters);
+        let mut snapshot = stats::of(service.spec.name.clone(), &service.counters);
         {
             let gate = self.gate.lock();
             for (member, group) in gate.groups.get(&service.spec.name).into_iter().flatten() {

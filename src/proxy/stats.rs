@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+pub use crate::decide::ServiceSnapshot;
 use crate::decide::Suspicion;
-use crate::model::{MemberName, Reason, ServiceName};
+use crate::model::{Reason, ServiceName};
 
 /// Every suspicion, in the order of the counters.
 pub const SUSPICIONS: [Suspicion; 6] = [
@@ -75,57 +76,26 @@ impl Counters {
     }
 }
 
-/// One service as it stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceSnapshot {
-    pub service: ServiceName,
-    pub clients_total: u64,
-    pub sessions_total: u64,
-    /// Open sessions by member; a member without any may be missing.
-    pub sessions: Vec<(MemberName, usize)>,
-    pub closed: Vec<(Reason, u64)>,
-    pub refused: Vec<(Reason, u64)>,
-    pub replays_total: u64,
-    pub cancels_total: u64,
-    pub bytes_to_server: u64,
-    pub bytes_to_client: u64,
-    pub connects_failed: Vec<(Suspicion, u64)>,
-    pub held: usize,
-    /// How long the client that has waited longest is waiting now.
-    pub held_longest: Duration,
-    pub held_total: u64,
-    pub hold_sum: Duration,
-    pub hold_max: Duration,
-    /// Connects under way, by member.
-    pub connecting: Vec<(MemberName, usize)>,
-}
-
-impl ServiceSnapshot {
-    pub fn sessions_open(&self) -> usize {
-        self.sessions.iter().map(|(_, open)| open).sum()
-    }
-
-    /// What the counters alone say; the rest is filled in by who knows it.
-    pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
-        let failed = counters.connects_failed.iter().map(|counter| counter.load(Relaxed));
-        ServiceSnapshot {
-            service,
-            clients_total: counters.clients_total.load(Relaxed),
-            sessions_total: counters.sessions_total.load(Relaxed),
-            sessions: Vec::new(),
-            closed: counters.closed.read(),
-            refused: counters.refused.read(),
-            replays_total: counters.replays_total.load(Relaxed),
-            cancels_total: counters.cancels_total.load(Relaxed),
-            bytes_to_server: counters.bytes_to_server.load(Relaxed),
-            bytes_to_client: counters.bytes_to_client.load(Relaxed),
-            connects_failed: SUSPICIONS.into_iter().zip(failed).collect(),
-            held: 0,
-            held_longest: Duration::ZERO,
-            held_total: counters.held_total.load(Relaxed),
-            hold_sum: Duration::from_micros(counters.hold_micros_sum.load(Relaxed)),
-            hold_max: Duration::from_micros(counters.hold_micros_max.load(Relaxed)),
-            connecting: Vec::new(),
-        }
+/// What the counters alone say; the rest is filled in by who knows it.
+pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
+    let failed = counters.connects_failed.iter().map(|counter| counter.load(Relaxed));
+    ServiceSnapshot {
+        service,
+        clients_total: counters.clients_total.load(Relaxed),
+        sessions_total: counters.sessions_total.load(Relaxed),
+        sessions: Vec::new(),
+        closed: counters.closed.read(),
+        refused: counters.refused.read(),
+        replays_total: counters.replays_total.load(Relaxed),
+        cancels_total: counters.cancels_total.load(Relaxed),
+        bytes_to_server: counters.bytes_to_server.load(Relaxed),
+        bytes_to_client: counters.bytes_to_client.load(Relaxed),
+        connects_failed: SUSPICIONS.into_iter().zip(failed).collect(),
+        held: 0,
+        held_longest: Duration::ZERO,
+        held_total: counters.held_total.load(Relaxed),
+        hold_sum: Duration::from_micros(counters.hold_micros_sum.load(Relaxed)),
+        hold_max: Duration::from_micros(counters.hold_micros_max.load(Relaxed)),
+        connecting: Vec::new(),
     }
 }

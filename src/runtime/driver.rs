@@ -1,7 +1,7 @@
 //! The loop of one Patroni cluster: the only owner of its router machine.
 //!
-//! 1. carry out pending effects in order, 2. publish a snapshot, 3. arm the timer, 4. take one event
-//! from the mailbox or the timer, and hand it to the machine.
+//! Each turn carries out the pending effects in order, publishes a snapshot, arms the timer, takes one
+//! event from the timer or the mailboxes, and hands it to the machine.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

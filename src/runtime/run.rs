@@ -3,7 +3,6 @@
 //! Two runtimes: decisions, DCS sessions and checks have a thread of their own, so that ten thousand
 //! busy sessions on the data plane's threads cannot delay a leader change.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,11 +99,8 @@ async fn serve(config: Config, data: &Runtime) -> Result<()> {
 async fn stop(planes: &[Arc<Plane>], delay: Duration, drain: Duration) {
     tokio::time::sleep(delay).await;
     planes.iter().for_each(|plane| plane.stop_accepting());
-    let draining: Vec<_> = planes
-        .iter()
-        .cloned()
-        .map(|plane| tokio::spawn(async move { plane.drain(drain).await }))
-        .collect();
+    let draining: Vec<_> =
+        planes.iter().cloned().map(|plane| tokio::spawn(async move { plane.drain(drain).await })).collect();
     let mut cut = 0;
     for task in draining {
         cut += task.await.unwrap_or(0);
@@ -159,7 +155,8 @@ fn start_clusters(
 /// Held clients use a descriptor each, and one more for the server when they are let go.
 fn hold_max(listeners: usize) -> usize {
     use nix::sys::resource::{Resource, getrlimit};
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(DESCRIPTORS_FALLBACK, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
+    let limit = getrlimit(Resource::RLIMIT_NOFILE)
+        .map_or(DESCRIPTORS_FALLBACK, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
     (limit.saturating_sub(DESCRIPTORS_RESERVE + listeners) / 2).max(1)
 }
 
@@ -184,7 +181,8 @@ fn prepare(
     let (sender, mailbox) = mpsc::channel(MAILBOX_MAX);
     let snapshot = Arc::new(ArcSwap::from_pointee(router.snapshot()));
     let trouble = Arc::new(Mutex::new(None));
-    let api_tls = api_tls(cluster.patroni_tls.as_ref()).with_context(|| format!("clusters/{}: patroni.tls", spec.name))?;
+    let api_tls =
+        api_tls(cluster.patroni_tls.as_ref()).with_context(|| format!("clusters/{}: patroni.tls", spec.name))?;
     let (remember, memories) = watch::channel(memory);
     keeper.follow(spec.prefix(), memories);
     let (acting, telling, shown) = (plane.clone(), sender.clone(), snapshot.clone());
@@ -211,24 +209,24 @@ fn prepare(
 
 /// One etcd cluster and the Patroni clusters behind it.
 struct Session {
+    etcd: EtcdSpec,
     access: EtcdAccess,
     lines: Vec<Line>,
 }
 
 /// Clusters with the same endpoints and credentials share one session.
 fn sessions(lines: Vec<Line>) -> Result<Vec<Session>> {
-    let mut groups: BTreeMap<String, Session> = BTreeMap::new();
+    let mut sessions: Vec<Session> = Vec::new();
     for line in lines {
-        let key = line.etcd.identity();
-        match groups.get_mut(&key) {
+        match sessions.iter_mut().find(|s| s.etcd == line.etcd) {
             Some(session) => session.lines.push(line),
             None => {
                 let access = access(&line.etcd)?;
-                groups.insert(key, Session { access, lines: vec![line] });
+                sessions.push(Session { etcd: line.etcd.clone(), access, lines: vec![line] });
             }
         }
     }
-    Ok(groups.into_values().collect())
+    Ok(sessions)
 }
 
 impl Session {

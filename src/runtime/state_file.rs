@@ -54,7 +54,10 @@ pub fn load(path: &Path) -> (Memories, Option<String>) {
                 Ok(()) => format!("kept as {}", aside.display()),
                 Err(error) => format!("and it cannot be put aside: {error}"),
             };
-            let told = format!("{}: {problem}; starting without remembered members and timeline marks; {kept}", path.display());
+            let told = format!(
+                "{}: {problem}; starting without remembered members and timeline marks; {kept}",
+                path.display()
+            );
             (Memories::new(), Some(told))
         }
     }
@@ -124,10 +127,8 @@ mod tests {
     use super::*;
 
     fn memories() -> Memories {
-        let member = RememberedMember {
-            conn: Some(HostPort::new("::1", 5432)),
-            api: ApiAddress::parse("https://db1:8008"),
-        };
+        let member =
+            RememberedMember { conn: Some(HostPort::new("::1", 5432)), api: ApiAddress::parse("https://db1:8008") };
         let memory = Memory {
             members: BTreeMap::from([("n1".into(), member)]),
             marks: BTreeMap::from([("7300".to_owned(), Timeline(9))]),

@@ -1,0 +1,130 @@
+//! Configuration files beside what is said about them. `UPDATE_EXPECTED=1` rewrites the expectations.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use pgvane::config::{self, Config, Problems};
+use proptest::prelude::*;
+
+#[test]
+fn good_files_mean_what_is_expected() {
+    for file in files("tests/config/ok") {
+        let config = read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        expect(&file, &config.summary());
+        assert!(!format!("{config:?}").contains("hunter2"), "{}", file.display());
+    }
+}
+
+#[test]
+fn bad_files_are_told_everything_at_once() {
+    for file in files("tests/config/bad") {
+        let Err(problems) = read(&file) else { panic!("{} is taken as good", file.display()) };
+        let said = format!("{problems}\n");
+        assert!(!said.contains("hunter2"), "{said}");
+        expect(&file, &said);
+    }
+}
+
+#[test]
+fn what_is_no_file_is_said_so() {
+    let said = |path: &str| config::load(Path::new(path)).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(said("tests/config"), "tests/config: cannot read it: it is a directory; name the file in it\n1 problem");
+    assert_eq!(said("tests/nowhere.yml"), "tests/nowhere.yml: cannot read it: there is no such file\n1 problem");
+    assert_eq!(said("/dev/zero"), "/dev/zero: it is larger than 4 MB, which no configuration is\n1 problem");
+}
+
+#[test]
+fn the_page_of_every_option_is_up_to_date_and_good() {
+    let path = Path::new("conf/full.yml");
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(path, config::full_yml()).unwrap();
+    }
+    assert_eq!(fs::read_to_string(path).unwrap(), config::full_yml(), "UPDATE_EXPECTED=1 rewrites it");
+    let full = config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
+    let minimal = config::load(Path::new("conf/minimal.yml")).unwrap_or_else(|problems| panic!("{problems}"));
+    // What full.yml shows as defaults are the defaults; it lists its services in another order.
+    assert_eq!(full.shutdown, minimal.shutdown);
+    assert_eq!(full.admin, minimal.admin);
+    let (full, minimal) = (&full.clusters[0].spec, &minimal.clusters[0].spec);
+    assert_eq!(
+        (&full.check, &full.namespace, full.on_dcs_loss),
+        (&minimal.check, &minimal.namespace, minimal.on_dcs_loss)
+    );
+    assert_eq!(full.services.len(), minimal.services.len());
+    for service in &minimal.services {
+        assert!(full.services.contains(service), "{} differs", service.name);
+    }
+}
+
+#[test]
+fn the_options_shown_as_examples_are_good_too() {
+    let mut text = String::new();
+    for line in config::full_yml().lines() {
+        let one_source_is_enough = line.contains("#password_env:") || line.contains("#password:");
+        let example =
+            line.trim_start().strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !one_source_is_enough);
+        match example {
+            Some(example) => text += &format!("{}{example}\n", &line[..line.find('#').unwrap()]),
+            None => text += &format!("{}\n", line.replace("[\"http://", "[\"https://")),
+        }
+    }
+    let pem = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----";
+    let read_file = |path: &Path| Ok(if path.ends_with("etcd.password") { "hunter2\n" } else { pem }.to_string());
+    if let Err(problems) = config::parse("full.yml", &text, &|_| None, &read_file) {
+        panic!("{problems}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        parse_alone(&text);
+    }
+
+    #[test]
+    fn no_heap_of_punctuation_makes_it_panic(text in "[-a:{}\\[\\]\"'&*!|>%@#?,\\.~<\\t\\n 0é]{0,60}") {
+        parse_alone(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_makes_it_panic(cuts in prop::collection::vec((0usize..4000, 0usize..40, "[-a:{}\\[\\]\"'&*!|>#?,\\n 0~]{0,4}"), 1..6)) {
+        let mut text: Vec<char> = fs::read_to_string("tests/config/ok/everything.yml").unwrap().chars().collect();
+        for (start, length, insert) in cuts {
+            let start = start.min(text.len());
+            let end = (start + length).min(text.len());
+            text.splice(start..end, insert.chars());
+        }
+        let problems = parse_alone(&text.into_iter().collect::<String>());
+        let said = problems.map(|problems| problems.to_string()).unwrap_or_default();
+        prop_assert!(!said.contains("hunter2"));
+    }
+}
+
+fn parse_alone(text: &str) -> Option<Problems> {
+    let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+    config::parse("f.yml", text, &|_| None, &nothing).err()
+}
+
+fn read(file: &Path) -> Result<Config, Problems> {
+    let Ok(text) = fs::read_to_string(file) else { return config::load(file) };
+    let env = |name: &str| (name == "ETCD_PASSWORD").then(|| "hunter2".to_string());
+    let read_file = |path: &Path| fs::read_to_string(path);
+    config::parse(&file.display().to_string(), &text, &env, &read_file)
+}
+
+fn expect(file: &Path, said: &str) {
+    let path = file.with_extension("expected");
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&path, said).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(said, expected, "{}", path.display());
+}
+
+fn files(directory: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yml"));
+    files.sort();
+    assert!(!files.is_empty(), "{directory} holds no .yml files");
+    files
+}
