@@ -4,14 +4,10 @@
 //!
 //! `cargo bench --bench failover -- [--only PIECE,...] [--switchovers 10] [--kills 3] [--json FILE]`
 
-mod dcs;
 #[path = "../../tests/kit/mod.rs"]
 mod kit;
 mod machine;
-mod outages;
 mod report;
-mod stage;
-mod zombies;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,10 +16,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
-use outages::Blow;
+use kit::etcd_stop;
+use kit::outages::{self, Blow};
+use kit::stage::Stage;
+use kit::zombies::{self, Fate};
+use pgvane::cli::demo::cluster::ClusterOptions;
 use report::Report;
-use stage::Stage;
-use zombies::Fate;
+
+/// A zombie lives on for so long after the new primary writes.
+const ZOMBIE_LIVES: Duration = Duration::from_secs(10);
+/// Watched after etcd is back.
+const HEALING: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Piece {
@@ -90,7 +93,9 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> Result<()> {
     let mut report = Report { machine: machine::describe(&args.pgvane), ..Report::default() };
     print!("{}", report.head());
-    let stage = Stage::set(args.pgvane.clone(), Duration::from_secs(args.ttl)).await?;
+    eprintln!("starting etcd, three PostgreSQL under Patroni, pgvane and HAProxy");
+    let options = ClusterOptions::new(&args.pgvane).with_ttl(Duration::from_secs(args.ttl));
+    let stage = Stage::set(options, true).await?;
     let done = measure(args, &stage, &mut report).await;
     if let Some(path) = &args.log {
         std::fs::copy(stage.router_log(), path).with_context(|| format!("writing {}", path.display()))?;
@@ -117,13 +122,13 @@ async fn measure(args: &Args, stage: &Stage, report: &mut Report) -> Result<()> 
     for (piece, fate) in [(Piece::KilledAlone, Fate::Killed), (Piece::FrozenAlone, Fate::Frozen)] {
         let times = if args.wants(piece) { args.zombies } else { 0 };
         for _ in 0..times {
-            let row = zombies::measure(stage, fate).await?;
+            let row = zombies::measure(stage, fate, ZOMBIE_LIVES).await?;
             eprintln!("{row}");
             report.zombies.push(row);
         }
     }
     if args.wants(Piece::Etcd) {
-        report.etcd_stop = Some(dcs::measure(stage, Duration::from_secs(args.etcd_stop)).await?);
+        report.etcd_stop = Some(etcd_stop::measure(stage, Duration::from_secs(args.etcd_stop), HEALING).await?);
     }
     Ok(())
 }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::dcs::Stop;
+use super::kit::etcd_stop::Stop;
 use super::kit::tally::{Fared, Words, largest, median};
-use super::{outages, zombies};
+use super::kit::{named, outages, zombies};
 
 #[derive(Debug, Default)]
 pub struct Report {
@@ -34,13 +34,13 @@ impl Report {
         format!("cargo bench --bench failover -- {}\n  {}\n", command.join(" "), self.machine.join("\n  "))
     }
 
-    fn beyond(&self, of: fn(&outages::Row) -> &outages::Felt) -> Beyond {
-        Beyond::of(self.outages.iter().filter_map(|row| Some(of(row).outage_ms? - row.members_ms)).collect())
+    fn beyond(&self, of: fn(&outages::Row) -> Option<&outages::Felt>) -> Beyond {
+        Beyond::of(self.outages.iter().filter_map(|row| Some(of(row)?.outage_ms? - row.members_ms)).collect())
     }
 
-    fn fared(&self, of: fn(&outages::Row) -> &outages::Felt) -> Fared {
+    fn fared(&self, of: fn(&outages::Row) -> Option<&outages::Felt>) -> Fared {
         let mut sum = Fared::default();
-        self.outages.iter().for_each(|row| sum.add(&of(row).fared));
+        self.outages.iter().filter_map(of).for_each(|felt| sum.add(&felt.fared));
         sum
     }
 
@@ -60,21 +60,21 @@ impl Report {
                 row.members_ms,
                 figure(row.pgvane.outage_ms),
                 figure(row.pgvane.outage_ms.map(|ms| ms - row.members_ms)),
-                figure(row.haproxy.outage_ms),
+                figure(row.haproxy.as_ref().and_then(|felt| felt.outage_ms)),
                 row.pgvane.held,
                 figure(row.pgvane.held_past_ms),
                 row.pgvane.fared.refusals(),
                 row.pgvane.fared.misrouted(),
-                row.haproxy.fared.refusals(),
+                row.haproxy.as_ref().map_or(0, |felt| felt.fared.refusals()),
             )?;
         }
         self.write_overall(f)
     }
 
     fn write_overall(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mine, theirs) = (self.beyond(|row| &row.pgvane), self.beyond(|row| &row.haproxy));
+        let (mine, theirs) = (self.beyond(|row| Some(&row.pgvane)), self.beyond(|row| row.haproxy.as_ref()));
         let past: Vec<f64> = self.outages.iter().filter_map(|row| row.pgvane.held_past_ms).collect();
-        let (fared, others) = (self.fared(|row| &row.pgvane), self.fared(|row| &row.haproxy));
+        let (fared, others) = (self.fared(|row| Some(&row.pgvane)), self.fared(|row| row.haproxy.as_ref()));
         writeln!(f, "overall, {} events:", self.outages.len())?;
         let bar = |name: &str, value: Option<f64>, bar: f64, unit: &str| {
             let kept = if value.is_some_and(|value| value <= bar) { "kept" } else { "MISSED" };
@@ -103,7 +103,7 @@ impl Report {
             "event", "through", "last at zombie", "late rows", "first at new", "members first", "outage"
         )?;
         for row in &self.zombies {
-            for (name, felt) in [("pgvane", &row.pgvane), ("HAProxy", &row.haproxy)] {
+            for (name, felt) in named(&row.pgvane, row.haproxy.as_ref()) {
                 let late =
                     felt.latest_row_ms.map_or_else(|| "0".to_owned(), |ms| format!("{} <{ms:.1}", felt.late_rows));
                 writeln!(
@@ -129,7 +129,7 @@ impl Report {
     fn write_etcd_stop(&self, f: &mut fmt::Formatter<'_>, stop: &Stop) -> fmt::Result {
         let (lasted, key) = (stop.lasted.as_secs(), stop.until_key.as_secs_f64());
         writeln!(f, "\netcd stopped for {lasted} s, failsafe mode on (the leader key was back after {key:.1} s)")?;
-        for (name, (fared, longest)) in [("pgvane", &stop.pgvane), ("HAProxy", &stop.haproxy)] {
+        for (name, (fared, longest)) in named(&stop.pgvane, stop.haproxy.as_ref()) {
             writeln!(f, "  {name:<8} {}; longest time without a write {} ms", fate(fared), figure(*longest))?;
         }
         let (errors, closed) = (stop.pgvane.0.refusals(), stop.pgvane.0.cuts());
@@ -137,12 +137,15 @@ impl Report {
     }
 
     pub fn json(&self) -> Value {
-        let (mine, theirs) = (self.beyond(|row| &row.pgvane), self.beyond(|row| &row.haproxy));
+        let (mine, theirs) = (self.beyond(|row| Some(&row.pgvane)), self.beyond(|row| row.haproxy.as_ref()));
         let stop = self.etcd_stop.as_ref().map(|stop| {
+            let fared = |(fared, longest): &(Fared, Option<f64>)| {
+                json!({ "good": fared.good, "refused": fared.refused, "cut": fared.cut, "longest_ms": longest })
+            };
             json!({
                 "lasted_s": stop.lasted.as_secs(),
-                "pgvane": { "good": stop.pgvane.0.good, "refused": stop.pgvane.0.refused, "cut": stop.pgvane.0.cut },
-                "haproxy": { "good": stop.haproxy.0.good, "refused": stop.haproxy.0.refused, "cut": stop.haproxy.0.cut },
+                "pgvane": fared(&stop.pgvane),
+                "haproxy": stop.haproxy.as_ref().map(fared),
             })
         });
         json!({

@@ -4,11 +4,15 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 pub mod clients;
+pub mod etcd_stop;
 pub mod failsafe;
 pub mod haproxy;
 pub mod keys;
+pub mod outages;
 pub mod router;
+pub mod stage;
 pub mod tally;
+pub mod zombies;
 
 use std::time::Duration;
 
@@ -29,4 +33,9 @@ pub async fn until(limit: Duration, mut look: impl AsyncFnMut() -> bool) -> bool
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// What is said of both endpoints, with their names.
+pub fn named<'a, T>(pgvane: &'a T, haproxy: Option<&'a T>) -> impl Iterator<Item = (&'static str, &'a T)> {
+    std::iter::once(("pgvane", pgvane)).chain(haproxy.map(|it| ("HAProxy", it)))
 }

@@ -5,25 +5,24 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use pgvane::runtime::clock;
 
-use super::kit::clients::Path;
-use super::kit::tally::{self, Fared, millis};
-use super::kit::{failsafe, until};
+use super::clients::Path;
 use super::stage::Stage;
+use super::tally::{self, Fared, millis};
+use super::{failsafe, until};
 
 const FAILSAFE_MAX: Duration = Duration::from_secs(60);
 const BACK_MAX: Duration = Duration::from_secs(120);
-/// After the leader key is back, for what healing may do to clients.
-const AFTER: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone)]
 pub struct Stop {
     pub lasted: Duration,
     pub until_key: Duration,
     pub pgvane: (Fared, Option<f64>),
-    pub haproxy: (Fared, Option<f64>),
+    pub haproxy: Option<(Fared, Option<f64>)>,
 }
 
-pub async fn measure(stage: &Stage, lasting: Duration) -> Result<Stop> {
+/// Watches for `after` more when the leader key is back: healing may do something to clients too.
+pub async fn measure(stage: &Stage, lasting: Duration, after: Duration) -> Result<Stop> {
     let leader = stage.calm().await?;
     failsafe::turn_on(&stage.cluster, FAILSAFE_MAX).await?;
     tokio::time::sleep(stage.cluster.options().loop_wait).await;
@@ -39,12 +38,12 @@ pub async fn measure(stage: &Stage, lasting: Duration) -> Result<Stop> {
         bail!("the leader key does not name {} again within {BACK_MAX:?}{}", leader.name, stage.tails());
     }
     let until_key = clock::now().saturating_duration_since(began);
-    tokio::time::sleep(AFTER).await;
+    tokio::time::sleep(after).await;
     let ended = clock::now();
     let felt = |path: &Path| {
         let noted = path.since(began);
         let longest = tally::outage(&noted, began, ended).and_then(|gap| gap.length());
         (Fared::of(&noted), longest.map(millis))
     };
-    Ok(Stop { lasted: lasting, until_key, pgvane: felt(&stage.pgvane), haproxy: felt(&stage.haproxy) })
+    Ok(Stop { lasted: lasting, until_key, pgvane: felt(&stage.pgvane), haproxy: stage.haproxy.as_ref().map(felt) })
 }

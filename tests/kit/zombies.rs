@@ -9,16 +9,14 @@ use pgvane::runtime::clock;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
-use super::kit::clients::{Noted, Path};
-use super::kit::keys::Change;
-use super::kit::tally::{self, Fared, millis, millis_between};
-use super::kit::until;
+use super::clients::{Noted, Path};
+use super::keys::Change;
 use super::stage::Stage;
+use super::tally::{self, Fared, millis, millis_between};
+use super::{named, until};
 
 const LEADER_MAX: Duration = Duration::from_secs(120);
 const WRITES_MAX: Duration = Duration::from_secs(60);
-/// The zombie lives on for so long after the new primary writes.
-const ZOMBIE_LIVES: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -51,17 +49,18 @@ pub struct Row {
     /// For how long after the key named the new one the old one still accepted the poller's writes.
     pub both_writable_ms: f64,
     pub pgvane: Felt,
-    pub haproxy: Felt,
+    pub haproxy: Option<Felt>,
 }
 
-pub async fn measure(stage: &Stage, fate: Fate) -> Result<Row> {
+/// `zombie_lives` on after the new primary writes.
+pub async fn measure(stage: &Stage, fate: Fate, zombie_lives: Duration) -> Result<Row> {
     let old = stage.calm().await?;
     let began = clock::now();
     match fate {
         Fate::Killed => stage.cluster.kill_patroni(&old.name)?,
         Fate::Frozen => stage.cluster.freeze_patroni(&old.name)?,
     }
-    let row = watch(stage, fate, &old, began).await;
+    let row = watch(stage, fate, &old, began, zombie_lives).await;
     match fate {
         Fate::Killed => stage.cluster.restart_patroni(&old.name)?,
         Fate::Frozen => stage.cluster.thaw_patroni(&old.name)?,
@@ -69,14 +68,14 @@ pub async fn measure(stage: &Stage, fate: Fate) -> Result<Row> {
     row
 }
 
-async fn watch(stage: &Stage, fate: Fate, old: &Member, began: Instant) -> Result<Row> {
+async fn watch(stage: &Stage, fate: Fate, old: &Member, began: Instant, zombie_lives: Duration) -> Result<Row> {
     if !until(LEADER_MAX, async || stage.keys.moved(began, &old.name).is_some()).await {
         bail!("the leader key names nobody but {} within {LEADER_MAX:?}", old.name);
     }
     let key = stage.keys.moved(began, &old.name).context("the key moved back")?;
     let new = stage.cluster.member(key.holder.as_deref().unwrap_or_default())?.clone();
     stage.writes_at(&new, WRITES_MAX).await?;
-    tokio::time::sleep(ZOMBIE_LIVES).await;
+    tokio::time::sleep(zombie_lives).await;
     let ended = clock::now();
     let late = late_rows(old, &key).await?;
     let felt = |path: &Path| felt(path, &path.since(began), (old, &new), &key, &late, (began, ended));
@@ -93,7 +92,7 @@ async fn watch(stage: &Stage, fate: Fate, old: &Member, began: Instant) -> Resul
         members_first_ms: stage.poller.first_write(&new.name, key.at).map(|at| millis_between(key.at, at)),
         both_writable_ms: of_old.map_or(0.0, |at| millis_between(key.at, at)),
         pgvane: felt(&stage.pgvane),
-        haproxy: felt(&stage.haproxy),
+        haproxy: stage.haproxy.as_ref().map(felt),
     })
 }
 
@@ -138,7 +137,7 @@ impl fmt::Display for Row {
             self.key_after_ms / 1000.0,
             self.both_writable_ms / 1000.0
         )?;
-        for (name, felt) in [("pgvane", &self.pgvane), ("HAProxy", &self.haproxy)] {
+        for (name, felt) in named(&self.pgvane, self.haproxy.as_ref()) {
             write!(
                 f,
                 "; {name}: last write at the zombie {:?} ms, {} late rows, outage {:?} ms, refused {:?}, cut {:?}",
@@ -150,7 +149,7 @@ impl fmt::Display for Row {
 }
 
 impl Felt {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({
             "last_write_at_old_ms": self.last_at_old_ms,
             "late_rows": self.late_rows,
@@ -175,7 +174,7 @@ impl Row {
             "members_first_write_ms": self.members_first_ms,
             "both_writable_ms": self.both_writable_ms,
             "pgvane": self.pgvane.json(),
-            "haproxy": self.haproxy.json(),
+            "haproxy": self.haproxy.as_ref().map(Felt::json),
         })
     }
 }

@@ -5,13 +5,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pgvane::cli::demo::cluster::Member;
+use pgvane::cli::demo::poller::Stretch;
 use pgvane::runtime::clock;
 use serde_json::{Value, json};
 
-use super::kit::clients::{Arrivals, Noted, Path};
-use super::kit::tally::{self, Fared, millis, millis_between};
-use super::kit::until;
+use super::clients::{Arrivals, Door, Noted, Path};
 use super::stage::Stage;
+use super::tally::{self, Fared, millis, millis_between};
+use super::{named, until};
 
 const LEADER_MAX: Duration = Duration::from_secs(120);
 const WRITES_MAX: Duration = Duration::from_secs(60);
@@ -22,6 +24,8 @@ const AFTER: Duration = Duration::from_secs(1);
 const ARRIVE_EVERY: Duration = Duration::from_millis(100);
 const ARRIVE_EVERY_LATER: Duration = Duration::from_millis(700);
 const DENSE_FOR: Duration = Duration::from_secs(3);
+/// A shorter gap between two writes of the poller is only a busy machine.
+const OUTAGE_MIN: Duration = Duration::from_millis(400);
 /// A connect that took longer was held.
 const HELD_FROM: Duration = Duration::from_millis(100);
 
@@ -29,6 +33,8 @@ const HELD_FROM: Duration = Duration::from_millis(100);
 pub enum Blow {
     Switchover,
     Kill,
+    /// Of PostgreSQL alone: Patroni keeps the key and starts it again.
+    Crash,
 }
 
 impl Blow {
@@ -36,6 +42,7 @@ impl Blow {
         match self {
             Blow::Switchover => "switchover",
             Blow::Kill => "kill of Patroni and PostgreSQL",
+            Blow::Crash => "crash of PostgreSQL",
         }
     }
 }
@@ -62,32 +69,28 @@ pub struct Row {
     /// From the key naming the new one to its first write, as watch and poller saw it.
     pub key_to_write_ms: Option<f64>,
     pub pgvane: Felt,
-    pub haproxy: Felt,
+    pub haproxy: Option<Felt>,
 }
 
 pub async fn measure(stage: &Stage, blow: Blow) -> Result<Row> {
     let old = stage.calm().await?;
     let began = clock::now();
     let waiting = Waiting::start(stage);
-    match blow {
-        Blow::Switchover => {
-            let answer = stage.cluster.switchover(&old.name, None)?;
-            stage.cluster.wait_leader(Some(&old.name), LEADER_MAX).await.context("after a switchover")?;
-            drop(answer); // Patroni's words come later than the new leader
-        }
-        Blow::Kill => stage.cluster.kill_primary(&old.name)?,
-    }
-    let new = stage.cluster.wait_leader(Some(&old.name), LEADER_MAX).await?;
-    let new = stage.cluster.member(&new)?.clone();
-    if !until(WRITES_MAX, async || stage.poller.first_write(&new.name, began).is_some()).await {
-        bail!("the poller saw no write at {}", new.name);
+    strike(stage, blow, &old.name)?;
+    let new = if blow == Blow::Crash {
+        old.clone()
+    } else {
+        let name = stage.cluster.wait_leader(Some(&old.name), LEADER_MAX).await.context(blow.what())?;
+        stage.cluster.member(&name)?.clone()
+    };
+    if !until(WRITES_MAX, async || over(stage, began, &new).is_some()).await {
+        bail!("after a {} the poller saw no write at {}{}", blow.what(), new.name, stage.tails());
     }
     waiting.finish().await;
     stage.writes_at(&new, WRITES_MAX).await?;
     tokio::time::sleep(AFTER).await;
     let ended = clock::now();
-    let gap = stage.poller.outage(began, ended).and_then(|gap| Some((gap.length()?, gap.until?)));
-    let (members, first) = gap.context("the poller saw no outage")?;
+    let (members, first) = over(stage, began, &new).context("the poller saw no outage")?;
     let server = new.pg.to_string();
     let felt = |path: &Path| felt(&path.since(began), &server, began, ended, first);
     let key = stage.keys.moved(began, &old.name);
@@ -98,12 +101,30 @@ pub async fn measure(stage: &Stage, blow: Blow) -> Result<Row> {
         members_ms: millis(members),
         key_to_write_ms: key.map(|change| millis_between(change.at, first)),
         pgvane: felt(&stage.pgvane),
-        haproxy: felt(&stage.haproxy),
+        haproxy: stage.haproxy.as_ref().map(felt),
     };
     if blow == Blow::Kill {
         stage.cluster.restart_patroni(&old.name)?;
     }
     Ok(row)
+}
+
+fn strike(stage: &Stage, blow: Blow, old: &str) -> Result<()> {
+    match blow {
+        // Patroni's words come later than the new leader.
+        Blow::Switchover => drop(stage.cluster.switchover(old, None)?),
+        Blow::Kill => stage.cluster.kill_primary(old)?,
+        Blow::Crash => stage.cluster.kill_postgres(old)?,
+    }
+    Ok(())
+}
+
+/// Length and end of the outage as the poller saw it, once `new` writes.
+fn over(stage: &Stage, began: Instant, new: &Member) -> Option<(Duration, Instant)> {
+    let gap = stage.poller.outage(began, clock::now())?;
+    let (length, end) = (gap.length()?, gap.until?);
+    let ended_it = |it: &Stretch| it.member == new.name && it.first == end;
+    (length >= OUTAGE_MIN && stage.poller.stretches().iter().any(ended_it)).then_some((length, end))
 }
 
 fn felt(noted: &[Noted], server: &str, began: Instant, ended: Instant, first: Instant) -> Felt {
@@ -125,15 +146,14 @@ struct Waiting {
 
 impl Waiting {
     fn start(stage: &Stage) -> Waiting {
-        let dense = stage.paths().map(|path| path.arrivals(ARRIVE_EVERY));
-        let doors = stage.paths().map(Path::door);
+        let doors: Vec<Door> = stage.paths().map(Path::door).collect();
         let (over, told) = tokio::sync::oneshot::channel();
         let guests = tokio::spawn(async move {
-            let mut guests: Vec<Arrivals> = dense.into();
+            let mut guests: Vec<Arrivals> = doors.iter().map(|door| door.arrivals(ARRIVE_EVERY)).collect();
             let mut told = told;
             if tokio::time::timeout(DENSE_FOR, &mut told).await.is_err() {
                 guests.iter_mut().for_each(Arrivals::close);
-                guests.extend(doors.map(|door| door.arrivals(ARRIVE_EVERY_LATER)));
+                guests.extend(doors.iter().map(|door| door.arrivals(ARRIVE_EVERY_LATER)));
                 drop(told.await);
             }
             guests
@@ -142,7 +162,7 @@ impl Waiting {
     }
 
     async fn finish(self) {
-        drop(self.over.send(()));
+        let _told = self.over.send(()); // an error: nobody waits any more
         for arrivals in self.guests.await.unwrap_or_default() {
             arrivals.finish().await;
         }
@@ -152,7 +172,7 @@ impl Waiting {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} -> {}: members {:.0} ms", self.what, self.from, self.to, self.members_ms)?;
-        for (name, felt) in [("pgvane", &self.pgvane), ("HAProxy", &self.haproxy)] {
+        for (name, felt) in named(&self.pgvane, self.haproxy.as_ref()) {
             let outage = felt.outage_ms.map_or_else(|| "not over".to_owned(), |ms| format!("{ms:.0} ms"));
             let past = felt.held_past_ms.map_or_else(String::new, |ms| format!(" until {ms:.0} ms past the end"));
             write!(
@@ -190,7 +210,7 @@ impl Row {
             "members_outage_ms": self.members_ms,
             "key_to_write_ms": self.key_to_write_ms,
             "pgvane": self.pgvane.json(),
-            "haproxy": self.haproxy.json(),
+            "haproxy": self.haproxy.as_ref().map(Felt::json),
         })
     }
 }
