@@ -30,7 +30,7 @@ fn what_is_no_file_is_said_so() {
     let said = |path: &str| config::load(Path::new(path)).map(|_| ()).unwrap_err().to_string();
     assert_eq!(said("tests/config"), "tests/config: cannot read it: it is a directory; name the file in it\n1 problem");
     assert_eq!(said("tests/nowhere.yml"), "tests/nowhere.yml: cannot read it: there is no such file\n1 problem");
-    assert_eq!(said("/dev/zero"), "/dev/zero: it is larger than 4 MB, which no configuration is\n1 problem");
+    assert_eq!(said("/dev/zero"), "/dev/zero: it is larger than 1 MB, which no configuration is\n1 problem");
 }
 
 #[test]

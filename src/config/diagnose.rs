@@ -31,8 +31,8 @@ impl Problems {
     pub(super) fn new(file: &str, text: &str, mut list: Vec<Problem>) -> Problems {
         list.sort_by_key(|problem| problem.at.map(|at| (at.line, at.column)));
         list.dedup();
-        list.iter_mut().for_each(|problem| problem.sentence = without_userinfo(&problem.sentence));
-        Problems { file: file.to_string(), lines: text.lines().map(without_secrets).collect(), list }
+        list.iter_mut().for_each(|problem| problem.sentence = fit_for_a_terminal(&problem.sentence));
+        Problems { file: file.to_string(), lines: without_secrets(text), list }
     }
 
     /// One problem with the file as a whole.
@@ -97,10 +97,40 @@ impl Sink {
     }
 }
 
-/// The word that was probably meant, if one of `words` is near enough to `written`.
+/// What people write who come from Patroni, HAProxy or an older PostgreSQL, and what it is called here.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("scope", "name"),
+    ("hosts", "endpoints"),
+    ("host", "endpoints"),
+    ("url", "endpoints"),
+    ("bind", "listen"),
+    ("user", "username"),
+    ("cacert", "ca"),
+    ("cafile", "ca"),
+    ("ca_file", "ca"),
+    ("certfile", "cert"),
+    ("cert_file", "cert"),
+    ("keyfile", "key"),
+    ("key_file", "key"),
+    ("interval", "inter"),
+    ("on_marked_down", "close_on_down"),
+    ("maximum_lag_on_failover", "max_lag"),
+    ("lag", "max_lag"),
+    ("master", "primary"),
+    ("leader", "primary"),
+    ("slave", "replica"),
+    ("standby", "replica"),
+];
+
+/// The word that was probably meant, if one of `words` is another name for `written` or near enough to it.
 pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let words: Vec<&str> = words.into_iter().collect();
     let written = plain(written);
     let far = (written.len() / 3).max(1);
+    let known = OTHER_NAMES.iter().filter(|(other, _)| plain(other) == written).map(|(_, word)| *word);
+    if let Some(word) = known.into_iter().find_map(|known| words.iter().find(|word| **word == known)) {
+        return Some(*word);
+    }
     words
         .into_iter()
         .map(|word| (distance(&written, &plain(word)), word))
@@ -150,16 +180,48 @@ fn distance(a: &[char], b: &[char]) -> usize {
     rows[a.len()][b.len()]
 }
 
-/// The line with the value of a `password` key and any `user:password@` of a URL blotted out.
+/// The lines with the value of every `password` key and any `user:password@` of a URL blotted out.
 /// It goes by the text, because a file that is not valid YAML is shown too.
-fn without_secrets(line: &str) -> String {
-    let mut shown = line.replace('\t', " ");
-    if let Some(start) = password_value(&shown) {
-        shown.truncate(start);
-        shown.push_str(" ***");
+fn without_secrets(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    // Deeper lines than this belong to a password; so does the next one where the value is yet to come.
+    let mut secret_below = usize::MAX;
+    let mut value_to_come = false;
+    for line in text.lines() {
+        let mut shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let blank = shown.trim().is_empty();
+        let indent = shown.chars().take_while(|c| " -".contains(*c)).count();
+        if !blank && (value_to_come || indent > secret_below) {
+            lines.push("***".to_string());
+            value_to_come = false;
+            continue;
+        }
+        if !blank {
+            secret_below = usize::MAX;
+        }
+        if let Some(start) = password_value(&shown) {
+            value_to_come = shown[start..].trim().is_empty();
+            let begins_line = shown.trim_start_matches([' ', '-', '"', '\'']).starts_with("password");
+            secret_below = if begins_line { indent } else { usize::MAX };
+            shown.truncate(start);
+            shown.push_str(" ***");
+        }
+        lines.push(without_userinfo(&shown));
+    }
+    lines
+}
+
+/// On one line, of a length to be read, without control characters and passwords in URLs.
+fn fit_for_a_terminal(sentence: &str) -> String {
+    let mut shown: String =
+        sentence.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(SENTENCE_MAX).collect();
+    if sentence.chars().nth(SENTENCE_MAX).is_some() {
+        shown.push('…');
     }
     without_userinfo(&shown)
 }
+
+const SENTENCE_MAX: usize = 600;
 
 fn without_userinfo(text: &str) -> String {
     let mut shown = text.to_string();
@@ -196,19 +258,25 @@ mod tests {
         assert_eq!(nearest("Rise", words), Some("rise"));
         assert_eq!(nearest("fast-inter", words), Some("fastinter"));
         assert_eq!(nearest("itner", words), Some("inter"));
-        assert_eq!(nearest("interval", words), None);
+        assert_eq!(nearest("interval", words), Some("inter"));
+        assert_eq!(nearest("standby", ["primary", "replica"]), Some("replica"));
+        assert_eq!(nearest("standby", ["primary"]), None);
         assert_eq!(nearest("x", words), None);
         assert_eq!(nearest("", words), None);
     }
 
     #[test]
     fn secrets_are_blotted_out() {
-        assert_eq!(without_secrets("  password: hunter2"), "  password: ***");
-        assert_eq!(without_secrets("{ \"password\" : x, y: 1 }"), "{ \"password\" : ***");
-        assert_eq!(without_secrets("password_file: f"), "password_file: f");
-        assert_eq!(without_secrets("password_file: f, password: y"), "password_file: f, password: ***");
-        assert_eq!(without_secrets("[http://u:p@h:1, https://v:q@w@i]"), "[http://***@h:1, https://***@i]");
-        assert_eq!(without_secrets("[http://h:1/a@b]"), "[http://h:1/a@b]");
+        let shown = |text| without_secrets(text).join("\n");
+        assert_eq!(shown("  password: hunter2\n  tls: {}"), "  password: ***\n  tls: {}");
+        assert_eq!(shown("{ \"password\" : x, y: 1 }"), "{ \"password\" : ***");
+        assert_eq!(shown("password_file: f\n a"), "password_file: f\n a");
+        assert_eq!(shown("password_file: f, password: y"), "password_file: f, password: ***");
+        assert_eq!(shown("[http://u:p@h:1, https://v:q@w@i]"), "[http://***@h:1, https://***@i]");
+        assert_eq!(shown("[http://h:1/a@b]"), "[http://h:1/a@b]");
+        assert_eq!(shown("- password: |\n    x\n\n    y\n- z"), "- password: ***\n***\n\n***\n- z");
+        assert_eq!(shown("{ password:\n x,\n y: 1 }"), "{ password: ***\n***\n y: 1 }");
+        assert_eq!(fit_for_a_terminal("a\u{1b}[1mb\n"), "a\u{fffd}[1mb\u{fffd}");
     }
 
     #[test]

@@ -13,12 +13,14 @@ pub(super) fn resolve(written: &schema::Etcd, around: &Around<'_>) -> EtcdSpec {
     let endpoints = endpoints(written, around.sink);
     check_scheme(written, &endpoints, around.sink);
     let password = password(written, around);
-    match (&written.username, has_password(written)) {
+    match (&written.username, written.password_given) {
         (Some(username), false) => {
             let sentence = "`username` without a password: add `password_file` or `password_env`";
             around.sink.report(username.at, sentence);
         }
-        (None, true) => around.sink.report(password_place(written), "a password without a `username`"),
+        (None, true) if !written.username_given => {
+            around.sink.report(password_place(written), "a password without a `username`")
+        }
         _ => {}
     }
     EtcdSpec {
@@ -104,10 +106,6 @@ fn check_scheme(written: &schema::Etcd, endpoints: &[Written<String>], sink: &Si
             sink.report(endpoint.at, sentence);
         }
     }
-}
-
-fn has_password(written: &schema::Etcd) -> bool {
-    written.password.is_some() || written.password_file.is_some() || written.password_env.is_some()
 }
 
 fn password_place(written: &schema::Etcd) -> At {

@@ -45,8 +45,7 @@ impl<'a> Fields<'a> {
             Data::Null => &[],
             Data::Broken => return None,
             Data::Scalar(_) | Data::List(_) => {
-                let keys = all_of(section.options().map(|option| option.key));
-                let sentence = format!("{} is a mapping, not {}; its keys are {keys}", title(section), what(node));
+                let sentence = format!("{} is a mapping, not {}; {}", title(section), what(node), keys_of(section));
                 sink.report(node.at, sentence);
                 return None;
             }
@@ -219,7 +218,9 @@ impl<'a> Fields<'a> {
             }
             Data::Broken => {}
             Data::List(_) | Data::Map(_) => {
-                self.sink.report(field.node.at, format!("`{key}` is {wanted}, not {}", what(field.node)));
+                // What stands in the place of a password is not shown.
+                let at = if key == "password" { field.key_at } else { field.node.at };
+                self.sink.report(at, format!("`{key}` is {wanted}, not {}", what(field.node)));
             }
         }
         None
@@ -270,8 +271,13 @@ fn unknown(key: &str, section: &'static Section) -> String {
     }
     match home_of(key) {
         Some(home) => format!("`{key}` is not a key of {place}; it belongs in {}", title(home)),
-        None => format!("`{key}` is not a key of {place}; its keys are {}", all_of(keys())),
+        None => format!("`{key}` is not a key of {place}; {}", keys_of(section)),
     }
+}
+
+fn keys_of(section: &'static Section) -> String {
+    let keys = all_of(section.options().map(|option| option.key));
+    format!("its {} {keys}", if section.options().count() == 1 { "key is" } else { "keys are" })
 }
 
 /// A section in a sentence: `check` in backticks, "a cluster" without.

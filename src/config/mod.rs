@@ -1,5 +1,5 @@
-//! The configuration file: as written ([`schema`]), as meant ([`resolve`]), and what is wrong with it
-//! ([`diagnose`]). Reading never stops at the first problem.
+//! The configuration file: as written (`schema`), as meant (`resolve`), and what is wrong with it
+//! (`diagnose`). Reading never stops at the first problem.
 
 pub mod diagnose;
 mod etcd;
@@ -119,7 +119,7 @@ struct Outside<'a> {
 }
 
 /// No configuration is longer; a device or a database dump given by mistake is.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads and checks a configuration file, with the process's environment and the files it names.
 ///
@@ -132,7 +132,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Problems::whole(&name, format!("cannot read it: {}{hint}", etcd::why(&error)))
     })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Problems::whole(&name, "it is larger than 4 MB, which no configuration is"));
+        return Err(Problems::whole(&name, "it is larger than 1 MB, which no configuration is"));
     }
     let text = String::from_utf8(bytes)
         .map_err(|error| not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()))?;

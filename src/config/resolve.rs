@@ -2,6 +2,7 @@
 //! with everything else, files and environment read.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,14 +156,17 @@ fn resolve_cluster(
         sink.report(at, sentence);
     }
     let services = match &written.services {
-        Some(services) => {
+        schema::Services::Listed(at, services) => {
             if services.is_empty() {
-                let sentence = "no service to listen for: `services:` is empty; leave it out to have the default ones";
-                sink.report(written.at, sentence);
+                sink.report(
+                    *at,
+                    "`services` is empty: there is nothing to listen for; leave it out to have the default ones",
+                );
             }
             services.iter().map(|service| resolve_service(service, &name, defaults, listeners, sink)).collect()
         }
-        None => default_services(written, &name, defaults, listeners, sink),
+        schema::Services::Default => default_services(written, &name, defaults, listeners, sink),
+        schema::Services::Broken => Vec::new(),
     };
     let spec = ClusterSpec {
         name: Arc::from(name),
@@ -181,7 +185,9 @@ fn resolve_cluster(
 
 fn cluster_name(written: &schema::Cluster, sink: &Sink) -> String {
     let Some(name) = &written.name else {
-        sink.report(written.at, "the cluster needs a `name`: Patroni's `scope`");
+        if !written.name_given {
+            sink.report(written.at, "the cluster needs a `name`: Patroni's `scope`");
+        }
         return String::new();
     };
     if name.value.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
@@ -227,6 +233,9 @@ fn resolve_members(written: &[schema::Member], patroni_tls: bool, sink: &Sink) -
                             (`tls: {}` trusts whom this system trusts)";
             sink.report(api.at, sentence);
         }
+        if let Some(host) = member.host.as_ref().filter(|host| is_unspecified(&host.value)) {
+            sink.report(host.at, format!("`{}` is where one listens, not where a member is reached", host.value));
+        }
         refuse_same_place(&written[..index], member, sink);
         let facts = StaticMember {
             offline: member.offline,
@@ -237,6 +246,10 @@ fn resolve_members(written: &[schema::Member], patroni_tls: bool, sink: &Sink) -
         members.insert(MemberName::from(member.name.value.as_str()), facts);
     }
     members
+}
+
+fn is_unspecified(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 fn refuse_same_place(before: &[schema::Member], member: &schema::Member, sink: &Sink) {
@@ -322,7 +335,7 @@ fn check_backup(written: &schema::Service, role: Role, sink: &Sink) {
         if backup.value == role {
             sink.report(backup.at, format!("`{role}` is this service's own role, so it is no backup"));
         } else if written.backup[..index].iter().any(|other| other.value == backup.value) {
-            sink.report(backup.at, format!("`{role_again}` is in `backup` twice", role_again = backup.value));
+            sink.report(backup.at, format!("`{}` is in `backup` twice", backup.value));
         } else if role == Role::Offline && backup.value == Role::Primary {
             let sentence = "an offline service does not fall back on the primary: what runs there would weigh on every \
                             writer; write a service with `role: primary` for it";
@@ -377,7 +390,7 @@ fn default_services(
     let mut services = Vec::new();
     for (name, port, role, backup) in DEFAULT_SERVICES {
         let address = address(port);
-        if taken_by_nobody(listeners, &address.value) {
+        if listeners.conflict(&address.value).is_none() {
             listeners.add(&address, &format!("default service `{name}` of cluster `{cluster}`"), sink);
         }
         let policy = schema::Policy::default().over(defaults);
@@ -386,8 +399,4 @@ fn default_services(
         services.push(spec);
     }
     services
-}
-
-fn taken_by_nobody(listeners: &Listeners, address: &HostPort) -> bool {
-    listeners.conflict(address).is_none()
 }

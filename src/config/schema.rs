@@ -58,6 +58,8 @@ pub(super) enum HoldTimeout {
 pub(super) struct Cluster {
     pub at: At,
     pub name: Option<Written<String>>,
+    /// Whether `name:` is there, well written or not.
+    pub name_given: bool,
     pub namespace: Option<Written<String>>,
     /// Whether `dcs:` is there, well written or not.
     pub has_dcs: bool,
@@ -65,8 +67,15 @@ pub(super) struct Cluster {
     pub patroni_tls: Option<Tls>,
     pub on_dcs_loss: Option<OnDcsLoss>,
     pub members: Vec<Member>,
-    /// None without `services:`.
-    pub services: Option<Vec<Service>>,
+    pub services: Services,
+}
+
+pub(super) enum Services {
+    /// No `services:`, so the default ones are meant.
+    Default,
+    Listed(At, Vec<Service>),
+    /// Reported already.
+    Broken,
 }
 
 pub(super) struct Etcd {
@@ -77,6 +86,9 @@ pub(super) struct Etcd {
     pub password: Option<Written<String>>,
     pub password_file: Option<Written<String>>,
     pub password_env: Option<Written<String>>,
+    /// Whether there is any of the two, well written or not.
+    pub username_given: bool,
+    pub password_given: bool,
     pub tls: Option<Tls>,
 }
 
@@ -99,7 +111,7 @@ pub(super) struct Service {
     pub name: Written<String>,
     pub listen: Option<Vec<Written<HostPort>>>,
     pub role: Option<Role>,
-    /// The key `role` or `backup` was given, well written or not.
+    /// Whether the key is there, well written or not.
     pub role_given: bool,
     pub listen_given: bool,
     pub backup: Vec<Written<Role>>,
@@ -181,6 +193,8 @@ fn whole_seconds(keepalive: &Fields<'_>, key: &str) -> Option<Duration> {
 fn read_hold(fields: &Fields<'_>) -> Option<Hold> {
     let node = fields.node("hold")?;
     match &node.data {
+        // Everything below it commented out: not a wish to undo `hold: off` of the defaults.
+        Data::Null => return None,
         Data::Scalar(word) if matches!(word.as_str(), "off" | "false" | "no") => return Some(Hold::Off),
         Data::Scalar(word) => {
             let sentence =
@@ -232,16 +246,14 @@ fn read_cluster(cluster: &Fields<'_>) -> Cluster {
     Cluster {
         at: At { width: 1, ..cluster.at },
         name: owned(cluster.text("name")),
+        name_given: cluster.node("name").is_some(),
         namespace: owned(cluster.text("namespace")),
         has_dcs: cluster.node("dcs").is_some(),
         etcd: dcs.and_then(|dcs| read_etcd(&dcs)),
         patroni_tls: patroni.and_then(|patroni| read_tls(&patroni)),
         on_dcs_loss: plain(cluster.word("on_dcs_loss", &[("keep", OnDcsLoss::Keep), ("close", OnDcsLoss::Close)])),
         members: cluster.named("members").unwrap_or_default().iter().map(|(name, m)| read_member(*name, m)).collect(),
-        services: cluster.node("services").map(|_| {
-            let services = cluster.named("services").unwrap_or_default();
-            services.iter().map(|(name, service)| read_service(*name, service)).collect()
-        }),
+        services: read_services(cluster),
     }
 }
 
@@ -259,6 +271,8 @@ fn read_etcd(dcs: &Fields<'_>) -> Option<Etcd> {
         password: password.map(|p| Written { at: etcd.key_at("password").unwrap_or(p.at), ..p }),
         password_file: owned(etcd.text("password_file")),
         password_env: owned(etcd.text("password_env")),
+        username_given: etcd.node("username").is_some(),
+        password_given: ["password", "password_file", "password_env"].iter().any(|key| etcd.node(key).is_some()),
         tls: read_tls(&etcd),
     })
 }
@@ -296,13 +310,23 @@ fn read_api(member: &Fields<'_>) -> Option<Written<ApiAddress>> {
     read.map(|value| Written { value, at: written.at })
 }
 
+fn read_services(cluster: &Fields<'_>) -> Services {
+    match (cluster.key_at("services"), cluster.named("services")) {
+        (None, _) => Services::Default,
+        (Some(at), Some(services)) => {
+            Services::Listed(at, services.iter().map(|(name, service)| read_service(*name, service)).collect())
+        }
+        (Some(_), None) => Services::Broken,
+    }
+}
+
 fn read_service(name: Written<&str>, service: &Fields<'_>) -> Service {
     let criteria = service.section("where");
     Service {
         name: name.map(str::to_string),
         listen: read_listen(service),
         listen_given: service.node("listen").is_some(),
-        role: read_role(service),
+        role: plain(service.word("role", &ROLES)),
         role_given: service.node("role").is_some(),
         backup: read_backup(service),
         backup_at: service.key_at("backup"),
@@ -314,15 +338,6 @@ fn read_service(name: Written<&str>, service: &Fields<'_>) -> Service {
 }
 
 const ROLES: [(&str, Role); 3] = [("primary", Role::Primary), ("replica", Role::Replica), ("offline", Role::Offline)];
-
-fn read_role(service: &Fields<'_>) -> Option<Role> {
-    let written = service.text("role")?;
-    if matches!(written.value, "master" | "leader") {
-        service.sink().report(written.at, format!("`role` `{}` is called `primary` here", written.value));
-        return None;
-    }
-    plain(service.word("role", &ROLES))
-}
 
 fn read_backup(service: &Fields<'_>) -> Vec<Written<Role>> {
     let mut roles = Vec::new();

@@ -4,6 +4,7 @@
 //! something that does not stand where it is used (anchors, aliases, merge keys, tags) is refused.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
@@ -60,7 +61,13 @@ pub(super) fn read(text: &str, sink: &Sink) -> Option<Node> {
 /// A mapping or list whose end has not come yet.
 enum Open {
     List(At, Vec<Node>),
-    Map { at: At, pairs: Vec<(Key, Node)>, key: Option<Key> },
+    Map {
+        at: At,
+        pairs: Vec<(Key, Node)>,
+        /// The line of each key so far.
+        seen: HashMap<String, usize>,
+        key: Option<Key>,
+    },
 }
 
 struct Tree<'a> {
@@ -88,7 +95,7 @@ impl Tree<'_> {
             }
             Event::MappingStart(anchor, tag) => {
                 self.refuse(anchor, tag, at);
-                self.descend(Open::Map { at, pairs: Vec::new(), key: None }, at)?;
+                self.descend(Open::Map { at, pairs: Vec::new(), seen: HashMap::new(), key: None }, at)?;
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::List(at, items)) => self.add(Node { at, data: Data::List(items) }),
@@ -133,9 +140,9 @@ impl Tree<'_> {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Map { pairs, key, .. }) => match key.take() {
+            Some(Open::Map { pairs, seen, key, .. }) => match key.take() {
                 None => *key = Some(as_key(node, self.sink)),
-                Some(key) => add_pair(pairs, key, node, self.sink),
+                Some(key) => add_pair(pairs, seen, key, node, self.sink),
             },
         }
     }
@@ -157,7 +164,7 @@ fn as_key(node: Node, sink: &Sink) -> Key {
 /// Cannot be written by anyone: YAML allows no NUL.
 const BROKEN_KEY: &str = "\0";
 
-fn add_pair(pairs: &mut Vec<(Key, Node)>, key: Key, mut node: Node, sink: &Sink) {
+fn add_pair(pairs: &mut Vec<(Key, Node)>, seen: &mut HashMap<String, usize>, key: Key, mut node: Node, sink: &Sink) {
     if key.text == BROKEN_KEY {
         return;
     }
@@ -165,10 +172,11 @@ fn add_pair(pairs: &mut Vec<(Key, Node)>, key: Key, mut node: Node, sink: &Sink)
         sink.report(key.at, "YAML merge keys (`<<`) are not supported; write the keys out here");
         return;
     }
-    if let Some((first, _)) = pairs.iter().find(|(other, _)| other.text == key.text) {
-        let sentence = format!("`{}` is given twice; the first one is at line {}", key.text, first.at.line);
+    if let Some(line) = seen.get(&key.text) {
+        let sentence = format!("`{}` is given twice; the first one is at line {line}", key.text);
         return sink.report(key.at, sentence);
     }
+    seen.insert(key.text.clone(), key.at.line);
     // The parser places a value that is not there at the next thing that is.
     if node.data == Data::Null && node.at.width <= 1 {
         node.at = key.at;
@@ -185,7 +193,8 @@ fn place(span: Span) -> At {
 fn report_syntax(text: &str, error: &ScanError, sink: &Sink) {
     let mark = error.marker();
     let line = mark.line().max(1);
-    if let Some(at) = first_tab(text, line) {
+    // The parser may still be in the line before.
+    if let Some(at) = first_tab(text, line + 1) {
         return sink.report(at, "a tab in the indentation; YAML wants spaces there");
     }
     let at = At { line, column: mark.col() + 1, width: 1 };
@@ -213,9 +222,12 @@ fn advice(info: &str) -> Option<&'static str> {
         ("unknown anchor", "quote a value that begins with `*`, such as \"*:5433\""),
         ("while scanning an anchor or alias", "quote a value that begins with `*` or `&`, such as \"*:5433\""),
         ("did not find expected key", "check the indentation, and quotes that are not closed"),
-        ("did not find expected ',' or", "a `[` or `{` is not closed, or a comma is missing"),
+        ("expected ','", "a `[` or `{` is not closed, or a comma is missing"),
+        ("expected '-' indicator", "items of a list, and the keys of an item, begin in the same column"),
         ("simple key expected ':'", "a key is followed by `: ` (with the space)"),
         ("could not find expected ':'", "a key is followed by `: ` (with the space)"),
+        ("quoted scalar", "a quote is not closed, or a backslash in double quotes is not doubled"),
+        ("recursion limit", "the file is nested deeper than any configuration"),
         ("invalid indentation", "lines of one mapping begin in the same column"),
     ];
     known.iter().find(|(part, _)| info.contains(part)).map(|(_, advice)| *advice)

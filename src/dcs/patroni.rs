@@ -205,3 +205,264 @@ fn member_name(name: &[u8]) -> Option<MemberName> {
     let plain = !name.is_empty() && !name.contains(&b'/');
     plain.then(|| MemberName::from(String::from_utf8_lossy(name).into_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{ApiAddress, HostPort, Timeline};
+
+    const PREFIX: &str = "/pg/test/";
+
+    fn raw(key: &str, value: &str, revision: i64) -> RawKey {
+        let value = value.as_bytes().to_vec();
+        let key = format!("{PREFIX}{key}").into_bytes();
+        RawKey { key, value, create_revision: revision, mod_revision: revision, lease: 0 }
+    }
+
+    fn view(keys: &[(&str, &str)]) -> ClusterView {
+        let mut space = KeySpace::new(PREFIX);
+        space.replace(9, keys.iter().map(|(key, value)| raw(key, value, 5)));
+        space.view(77)
+    }
+
+    fn conn(url: &str) -> (Option<HostPort>, Vec<KeyProblem>) {
+        let view = view(&[("members/n1", &format!(r#"{{"conn_url":"{url}"}}"#))]);
+        (view.members["n1"].conn.clone(), view.problems)
+    }
+
+    #[test]
+    fn a_whole_cluster_is_read() {
+        let view = view(&[
+            ("leader", "n1"),
+            (
+                "members/n1",
+                r#"{"conn_url":"postgres://10.0.0.1:5433/postgres","api_url":"http://10.0.0.1:8008/patroni","state":"running","role":"primary","version":"4.1.5","xlog_location":89421648,"timeline":9,"tags":{"offline":true,"weight":50,"zone":"A","none":null,"share":0.5}}"#,
+            ),
+            (
+                "members/n2",
+                r#"{"conn_url":"postgres://10.0.0.2/postgres","state":"running","role":"replica","receive_lsn":"7","replay_lsn":6.0,"replication_state":"streaming"}"#,
+            ),
+            ("status", r#"{"optime":89421648,"slots":{"n1":1}}"#),
+            ("optime/leader", "5"),
+            ("sync", r#"{"leader":"n1","quorum":0,"sync_standby":"n2, n3"}"#),
+            (
+                "config",
+                r#"{"ttl":20,"loop_wait":"5","retry_timeout":3.5,"pause":"on","failsafe_mode":true,"postgresql":{}}"#,
+            ),
+            ("failover", r#"{"leader":"n1","member":"n2","scheduled_at":"2026-11-21T10:00:00+00:00"}"#),
+            ("failsafe", r#"{"n1":"http://10.0.0.1:8008/patroni"}"#),
+            ("initialize", "7123"),
+            ("history", "not even JSON"),
+            ("members/n1/deeper", "{"),
+        ]);
+        assert_eq!(view.problems, []);
+        assert_eq!((view.cluster_id, view.revision), (77, 9));
+        let leader = view.leader.unwrap();
+        assert_eq!((leader.name.as_str(), leader.create_revision, leader.lease), ("n1", 5, 0));
+        assert_eq!(view.members.len(), 2);
+        let n1 = &view.members["n1"];
+        assert_eq!(n1.conn, Some(HostPort::new("10.0.0.1", 5433)));
+        assert_eq!(n1.api, ApiAddress::parse("http://10.0.0.1:8008"));
+        assert_eq!((n1.timeline, n1.xlog_location), (Some(Timeline(9)), Some(Lsn(89421648))));
+        let tags = [("offline", "true"), ("share", "0.5"), ("weight", "50"), ("zone", "A")];
+        assert_eq!(n1.tags, tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let n2 = &view.members["n2"];
+        assert_eq!((n2.receive_lsn, n2.replay_lsn), (Some(Lsn(7)), Some(Lsn(6))));
+        assert_eq!(n2.conn, Some(HostPort::new("10.0.0.2", 5432)));
+        assert_eq!(view.optime, Some(Lsn(89421648)));
+        assert_eq!(view.sync_standbys, ["n2", "n3"].map(MemberName::from));
+        assert_eq!(view.settings.ttl, Duration::from_secs(20));
+        assert_eq!(view.settings.loop_wait, Duration::from_secs(5));
+        assert_eq!(view.settings.retry_timeout, Duration::from_millis(3500));
+        assert!(view.settings.pause && view.settings.failsafe_mode);
+        let request = view.failover.unwrap();
+        assert_eq!((request.leader, request.candidate), (Some("n1".into()), Some("n2".into())));
+        assert!(request.scheduled_at.is_some());
+        assert_eq!(view.failsafe["n1"], "http://10.0.0.1:8008/patroni");
+        assert_eq!(view.system_id.as_deref(), Some("7123"));
+    }
+
+    #[test]
+    fn nothing_written_is_no_problem() {
+        let view =
+            view(&[("failover", "{}"), ("sync", ""), ("initialize", ""), ("failsafe", "null"), ("config", "{}")]);
+        assert_eq!(view, ClusterView { cluster_id: 77, revision: 9, ..ClusterView::default() });
+    }
+
+    #[test]
+    fn old_forms_are_read() {
+        let view = view(&[
+            ("optime/leader", "42"),
+            ("failover", "n1:n2"),
+            ("members/n1", "postgres://u:p@10.0.0.1:5432/postgres?application_name=http://10.0.0.1:8008/patroni"),
+        ]);
+        assert_eq!(view.problems, []);
+        assert_eq!(view.optime, Some(Lsn(42)));
+        assert_eq!(view.failover.unwrap().candidate, Some("n2".into()));
+        assert_eq!(view.members["n1"].conn, Some(HostPort::new("10.0.0.1", 5432)));
+        assert_eq!(view.members["n1"].api, ApiAddress::parse("http://10.0.0.1:8008"));
+        assert_eq!(super::tests::view(&[("status", "42")]).optime, Some(Lsn(42)));
+    }
+
+    #[test]
+    fn connection_urls() {
+        let good = [
+            ("postgres://h:1/db", "h", 1),
+            ("postgresql://h", "h", 5432),
+            ("postgres://user:p%40ss@[fe80::1]:6000/db?sslmode=require", "fe80::1", 6000),
+            ("postgres://[::1]/db", "::1", 5432),
+            ("postgres://h:/db", "h", 5432),
+            ("postgres://a@b@h:7/db", "h", 7),
+        ];
+        for (url, host, port) in good {
+            assert_eq!(conn(url), (Some(HostPort::new(host, port)), vec![]), "{url}");
+        }
+        for url in [
+            "postgres://",
+            "postgres:///db",
+            "mysql://h:1/",
+            "h:1",
+            "postgres://h:0/",
+            "postgres://h:99999/",
+            "postgres://%2Frun:1/",
+        ] {
+            let (address, problems) = conn(url);
+            assert_eq!((address, problems.len()), (None, 1), "{url}");
+            assert_eq!(problems[0].key, "members/n1");
+        }
+        let (first, problems) = conn("postgres://h1:1,h2:2/db");
+        assert_eq!(first, Some(HostPort::new("h1", 1)));
+        assert!(problems[0].problem.contains("several hosts"));
+    }
+
+    #[test]
+    fn a_malformed_member_is_kept_by_name_and_the_rest_stands() {
+        let view = view(&[
+            ("leader", "n1"),
+            ("members/n1", "{broken"),
+            (
+                "members/n2",
+                r#"{"conn_url":5,"api_url":"nonsense","state":"running","timeline":"x","xlog_location":-1,"tags":[]}"#,
+            ),
+            ("config", r#"{"ttl":-5,"loop_wait":"soon","retry_timeout":1e300,"pause":"maybe"}"#),
+            ("status", "[]"),
+        ]);
+        assert_eq!(view.leader.unwrap().name.as_str(), "n1");
+        assert_eq!(view.members["n1"], MemberFacts::default());
+        assert_eq!(view.members["n2"].state.as_deref(), Some("running"));
+        assert_eq!(view.settings, ClusterSettings::default());
+        let keys: Vec<_> = view.problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["config", "members/n1", "members/n2", "status"]);
+        for field in ["conn_url", "api_url", "timeline", "xlog_location", "tags"] {
+            assert!(view.problems[2].problem.contains(field), "{field}: {:?}", view.problems[2]);
+        }
+    }
+
+    #[test]
+    fn a_key_space_follows_changes_and_knows_what_it_missed() {
+        let mut space = KeySpace::new(PREFIX);
+        assert_eq!(
+            space.replace(10, [raw("leader", "n1", 8), raw("members/n1", "{}", 9), raw("history", "[]", 3)]),
+            Some(9)
+        );
+        assert_eq!(
+            space.replace(12, [raw("leader", "n1", 8), raw("members/n1", "{}", 9), raw("history", "[]", 3)]),
+            None
+        );
+        assert!(!space.apply(12, [Change::Put(raw("leader", "old", 12))]), "not newer");
+        assert!(space.apply(
+            13,
+            [
+                Change::Delete { key: b"/pg/test/leader".to_vec() },
+                Change::Delete { key: b"/pg/test/members/n1".to_vec() }
+            ]
+        ));
+        assert_eq!(space.view(1), ClusterView { cluster_id: 1, revision: 13, ..ClusterView::default() });
+        assert_eq!(space.replace(15, [raw("leader", "n2", 14), raw("history", "[]", 3)]), Some(14), "a put");
+        assert_eq!(space.replace(17, [raw("history", "[]", 3)]), Some(16), "a deletion");
+        assert!(space.apply(18, [Change::Put(RawKey { key: b"/other/leader".to_vec(), ..RawKey::default() })]));
+        assert_eq!(space.leader(), None);
+    }
+
+    #[test]
+    fn a_prefix_is_built_as_patroni_builds_it() {
+        assert_eq!(prefix("service", "one", None), "/service/one/");
+        assert_eq!(prefix("//a//b/", "one", Some(2)), "/a/b/one/2/");
+        assert_eq!(prefix("", "one", None), "/one/");
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        let known =
+            ["leader", "status", "optime/leader", "sync", "config", "failover", "failsafe", "initialize", "members/n1"];
+        prop_oneof![
+            3 => prop::sample::select(known.to_vec()).prop_map(|key| key.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(|tail| [b"members/".as_slice(), &tail].concat()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ]
+    }
+
+    /// Bytes, text, and JSON objects with the right names and the wrong values.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let fields = [
+            "conn_url",
+            "api_url",
+            "timeline",
+            "tags",
+            "xlog_location",
+            "ttl",
+            "pause",
+            "optime",
+            "leader",
+            "member",
+            "sync_standby",
+        ];
+        let odd = [
+            "null",
+            "-1",
+            "1e999",
+            "1e308",
+            "[]",
+            "{\"a\":[]}",
+            "\"\"",
+            "\"postgres://[\"",
+            "\"postgres://@,:/\"",
+            "99999999999999999999",
+            "true",
+            "\"ttt\u{0}\u{7f}\"",
+        ];
+        let field = (prop::sample::select(fields.to_vec()), prop::sample::select(odd.to_vec()));
+        let object = prop::collection::vec(field, 0..6).prop_map(|fields| {
+            let body: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            format!("{{{}}}", body.join(",")).into_bytes()
+        });
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..200), ".{0,100}".prop_map(String::into_bytes), object]
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_in_any_key_panic_and_every_problem_is_short(
+            keys in prop::collection::vec((key(), value(), any::<i64>()), 0..40),
+            revision in any::<i64>(),
+        ) {
+            let raw = |(key, value, n): &(Vec<u8>, Vec<u8>, i64)| RawKey {
+                key: [PREFIX.as_bytes(), key].concat(), value: value.clone(), create_revision: *n, mod_revision: *n, lease: *n,
+            };
+            let mut space = KeySpace::new(PREFIX);
+            space.replace(revision, keys.iter().map(raw));
+            let whole = space.view(1);
+            prop_assert!(whole.problems.len() <= PROBLEMS_MAX);
+            prop_assert!(whole.problems.iter().all(|p| p.problem.chars().count() <= 170 && p.key.chars().count() <= 110));
+            // One by one, and with a second reading over it, it is the same.
+            let mut stepwise = KeySpace::new(PREFIX);
+            for (step, key) in keys.iter().enumerate() {
+                stepwise.apply(step as i64 + 1, [Change::Put(raw(key))]);
+            }
+            stepwise.replace(revision, keys.iter().rev().map(raw).collect::<Vec<_>>().into_iter().rev());
+            prop_assert_eq!(stepwise.view(1), whole);
+        }
+    }
+}

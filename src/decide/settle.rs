@@ -22,9 +22,9 @@ impl Router {
         let lead = self.facts(now).decide();
         let cuts = self.cuts(&lead);
         if !cuts.is_empty() || !self.closes.is_empty() {
-            // Nobody is opened before everybody else is closed.
-            let waiting = Lead { open: None, ..lead.clone() };
-            self.publish(&waiting, now);
+            // Nobody is opened before everybody else is closed; who is open already stays so.
+            let open = lead.open.clone().filter(|open| self.lead.open.as_ref() == Some(open));
+            self.publish(&Lead { open, ..lead.clone() }, now);
             self.effects.extend(std::mem::take(&mut self.closes));
             self.cut(cuts, lead.cut);
         }

@@ -7,3 +7,6 @@ pub mod pgsql;
 pub mod rest;
 pub mod tls;
 mod watchful;
+
+#[cfg(test)]
+mod tests;

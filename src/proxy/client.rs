@@ -79,10 +79,6 @@ impl Client {
         }
     }
 
-    pub fn has_spoken(&self) -> bool {
-        !self.early.is_empty()
-    }
-
     /// Completes when the client has gone. What it sends meanwhile is kept.
     pub async fn gone(&mut self) -> Reason {
         loop {

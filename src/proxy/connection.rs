@@ -37,7 +37,10 @@ pub async fn serve(plumbing: Arc<Plumbing>, service: Arc<Service>, client: TcpSt
     // Boxed, so that a session does not carry the room its handshake needed.
     let outcome = Box::pin(handshake(&plumbing, &service, client, peer)).await;
     match outcome {
-        Ok(established) => session(&plumbing, &service, established).await,
+        Ok(mut established) => {
+            let end = relay(&mut established).await;
+            close(&plumbing, &service, *established, &end);
+        }
         Err(reason) => {
             service.counters.refused.add(reason);
             log_refused(&plumbing, &service, peer, reason);
@@ -50,18 +53,18 @@ async fn handshake(
     service: &Arc<Service>,
     client: TcpStream,
     peer: SocketAddr,
-) -> Result<Established, Reason> {
+) -> Result<Box<Established>, Reason> {
     tokio::select! {
         biased;
         () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-        outcome = Handshake::new(plumbing, service, client, peer).run() => outcome,
+        outcome = Handshake::new(plumbing, service, client, peer).run() => outcome.map(Box::new),
     }
 }
 
-async fn session(plumbing: &Plumbing, service: &Service, established: Established) {
-    let Established { mut client, mut server, mut guard, to_client, to_server } = established;
-    let end = relay(&mut client, &mut server, to_client, to_server, &mut guard).await;
-    let reason = match &end {
+/// The server side first: from then on the member has one session less.
+fn close(plumbing: &Plumbing, service: &Service, established: Established, end: &End) {
+    let Established { client, server, mut guard, .. } = established;
+    let reason = match end {
         End::ClientClosed => Reason::ClientClosed,
         End::ServerClosed => Reason::ServerClosed,
         End::Cut(reason) => *reason,
@@ -77,7 +80,7 @@ async fn session(plumbing: &Plumbing, service: &Service, established: Establishe
     };
     // A COMMIT that waits in the socket must not reach a server that was taken away; a FIN would
     // still deliver it. A shutdown of the router takes no server away.
-    if matches!(end, End::Cut(reason) if reason != Reason::Shutdown) {
+    if matches!(end, End::Cut(reason) if *reason != Reason::Shutdown) {
         reset_on_close(&server);
     }
     drop(server);

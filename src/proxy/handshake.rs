@@ -99,6 +99,7 @@ impl<'a> Handshake<'a> {
                 Answer::No => {
                     reached.permit = None;
                     self.client.tell(NO).await?;
+                    self.ticket.answered();
                     request = self.next_request(&mut server, reached).await?;
                 }
                 Answer::Fenced(reason) => self.abandon(reached, reason),
@@ -140,11 +141,12 @@ impl<'a> Handshake<'a> {
                 break tokio::time::timeout_at(until, self.client.next_request()).await;
             };
             let fence = kept.guard.fence().clone();
+            let mut byte = [0];
             tokio::select! {
                 biased;
                 outcome = tokio::time::timeout_at(until, self.client.next_request()) => break outcome,
                 // It has nothing to say now but goodbye.
-                _ = kept.stream.readable() => {}
+                _ = kept.stream.peek(&mut byte) => {}
                 _ = fence.closed() => {}
             }
             if let Some(mut lost) = server.take() {
@@ -177,6 +179,8 @@ impl<'a> Handshake<'a> {
             let spec = self.spec();
             let outcome = tokio::select! {
                 outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
+                // A host that died swallows connects; nobody waits for it once there is another.
+                () = self.plumbing.registry.withdrawn(self.service, &target, generation) => continue,
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
             };
             let stream = match outcome {

@@ -57,6 +57,13 @@ impl Ticket {
         Ticket { arrived, number: None, deadline: None, was_held: false, tried: Vec::new(), failed_in: None }
     }
 
+    /// It was served for now. If it has to wait later, its time begins anew, unless it waited before.
+    pub fn answered(&mut self) {
+        if !self.was_held {
+            self.arrived = clock::now();
+        }
+    }
+
     pub fn arrived(&self) -> Instant {
         self.arrived
     }

@@ -21,7 +21,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::model::Reason;
 use crate::runtime::clock;
 
-use super::sessions::{Fence, SessionGuard};
+use super::handshake::Established;
+use super::sessions::Fence;
 
 /// The most that is read at once, and the most that is kept when the other side is slow.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -43,20 +44,14 @@ pub enum End {
     ServerError(io::Error),
 }
 
-/// Relays until both directions are done or one breaks. `to_client` and `to_server` were read
-/// before and go first.
-pub async fn relay(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
-    to_client: Vec<u8>,
-    to_server: Vec<u8>,
-    guard: &mut SessionGuard,
-) -> End {
+/// Relays until both directions are done or one breaks. What the handshake read before goes first.
+pub async fn relay(established: &mut Established) -> End {
+    let Established { client, server, guard, to_client, to_server } = established;
+    let mut up = Lane::starting_with(std::mem::take(to_server));
+    let mut down = Lane::starting_with(std::mem::take(to_client));
     let fence = guard.fence().clone();
     let mut cut = pin!(fence.next_close());
     let mut watched_by: Option<Waker> = None;
-    let mut up = Lane::starting_with(to_server);
-    let mut down = Lane::starting_with(to_client);
     let mut server_closed_first = false;
     let mut patience: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {

@@ -51,11 +51,11 @@ impl Fence {
         }
     }
 
-    fn close(&self, reason: Reason) {
+    /// From here on nothing is forwarded; who waits on it is not woken yet.
+    fn seal(&self, reason: Reason) {
         let place = u8::try_from(reason as usize + 1).unwrap_or(u8::MAX);
         // The first reason stays: it is the one that cut them.
         let _ = self.reason.compare_exchange(0, place, Ordering::SeqCst, Ordering::SeqCst);
-        self.wake.notify_waiters();
     }
 }
 
@@ -85,6 +85,7 @@ pub struct Registry {
     pub cluster: Arc<str>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     gate: Mutex<Gate>,
+    published: Notify,
 }
 
 #[derive(Debug)]
@@ -116,7 +117,7 @@ impl Registry {
         };
         let gate = Gate { routes: starting(&cluster, specs, now), confirmed_until: now, groups: HashMap::new() };
         let services = specs.iter().map(service).collect();
-        Arc::new(Registry { cluster, services, gate: Mutex::new(gate) })
+        Arc::new(Registry { cluster, services, gate: Mutex::new(gate), published: Notify::new() })
     }
 
     pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
@@ -138,6 +139,8 @@ impl Registry {
             gate.routes = routes;
             gate.forget_unused();
         }
+        // Only those who are connecting right now listen to this; held ones are released one by one.
+        self.published.notify_waiters();
         self.release_all();
     }
 
@@ -158,21 +161,29 @@ impl Registry {
     /// them forwards another byte (a write that is in the kernel already is not taken back); their
     /// tasks then close the sockets.
     pub fn close(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        let mut gate = self.gate.lock();
-        for (service, groups) in &mut gate.groups {
-            if services.is_none_or(|names| names.contains(service))
-                && let Some(group) = groups.get_mut(member)
-            {
-                std::mem::take(&mut group.fence).close(reason);
-            }
-        }
+        self.fence(reason, |service, of| of == member && services.is_none_or(|names| names.contains(service)));
     }
 
     /// Fences every session there is.
     pub fn close_all(&self, reason: Reason) {
-        let mut gate = self.gate.lock();
-        for group in gate.groups.values_mut().flat_map(HashMap::values_mut) {
-            std::mem::take(&mut group.fence).close(reason);
+        self.fence(reason, |_, _| true);
+    }
+
+    fn fence(&self, reason: Reason, which: impl Fn(&ServiceName, &MemberName) -> bool) {
+        let mut sealed = Vec::new();
+        {
+            let mut gate = self.gate.lock();
+            for (service, groups) in &mut gate.groups {
+                for (_, group) in groups.iter_mut().filter(|(member, _)| which(service, member)) {
+                    let fence = std::mem::take(&mut group.fence);
+                    fence.seal(reason);
+                    sealed.push(fence);
+                }
+            }
+        }
+        // Waking thousands takes a while, and new sessions need not wait for it.
+        for fence in sealed {
+            fence.wake.notify_waiters();
         }
     }
 
@@ -234,6 +245,17 @@ impl Registry {
         }
     }
 
+    /// Completes when a table no longer opens this target.
+    pub(super) async fn withdrawn(&self, service: &Service, target: &Target, picked_generation: u64) {
+        loop {
+            let next = self.published.notified();
+            if !self.gate.lock().lists(&service.spec.name, target, picked_generation) {
+                return;
+            }
+            next.await;
+        }
+    }
+
     /// The longest a client of this service may wait now; None: not at all.
     pub(super) fn hold_limit(&self, service: &ServiceName) -> Option<Duration> {
         self.gate.lock().routes.service(service)?.hold_limit
@@ -281,8 +303,11 @@ impl Gate {
     }
 
     fn opens(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
-        let current = self.routes.generation == picked_generation || self.routes.still_opens(service, target);
-        current && (!target.needs_confirmation || self.is_confirmed())
+        self.lists(service, target, picked_generation) && (!target.needs_confirmation || self.is_confirmed())
+    }
+
+    fn lists(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
+        self.routes.generation == picked_generation || self.routes.still_opens(service, target)
     }
 
     /// Groups without sessions whose member is no target any more would pile up over the years.

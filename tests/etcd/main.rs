@@ -13,6 +13,8 @@ use pgvane::dcs::etcd::EtcdAccess;
 use pgvane::runtime::clock;
 use store::{Etcd, Listener, PREFIX, Told, copy_dir, free_port, lease, loopback, put, seed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// The user-visible bars.
 const MOVE_MAX: Duration = Duration::from_millis(500);
@@ -118,6 +120,45 @@ async fn a_hung_endpoint_of_three_leaves_no_gap() {
     let gap = reads.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap();
     println!("largest gap between reads: {gap:?}");
     assert!(gap <= READ_GAP_MAX, "{gap:?}");
+}
+
+/// Behind an address that moves (a VIP, a balancer), old connections fall silent and new ones work.
+#[tokio::test]
+async fn connections_that_fall_silent_are_replaced() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    seed(&mut client, "n1").await;
+    let relay = TcpListener::bind((loopback(), 0)).await.unwrap();
+    let address = relay.local_addr().unwrap();
+    let (epoch, seen_epoch) = tokio::sync::watch::channel(0);
+    let target = etcd.address();
+    let relaying = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut near, _)) = relay.accept().await {
+            let (target, mut epoch) = (target.clone(), seen_epoch.clone());
+            epoch.mark_unchanged();
+            connections.spawn(async move {
+                let mut far = TcpStream::connect(target).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = epoch.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    let mut listener = Listener::to(&[address.to_string()]);
+    listener.until("the lease", |told| told.lease_left().is_some()).await;
+    for turn in 0..3 {
+        epoch.send_modify(|epoch| *epoch += 1);
+        let silent = clock::now();
+        let next = listener.until("a read", |told| told.sent_at().is_some_and(|at| at > silent)).await;
+        println!("silent connection: next read answered after {:?}", next.at - silent);
+        assert!(next.at - silent < READ_GAP_MAX);
+        let name = format!("m{turn}");
+        put(&mut client, "leader", &name, 0).await;
+        assert!(listener.until("the move", named(&name)).await.is_watch());
+    }
+    relaying.abort();
 }
 
 #[tokio::test]
@@ -243,6 +284,51 @@ async fn two_prefixes_share_one_read_a_second() {
     listener.until("one", |told| told.id == 0 && told.is_watch() && told.leader() == Some("n2")).await;
 }
 
+/// More than fit one transaction. `PGVANE_TEST_PREFIXES=1000` shows what a thousand clusters cost.
+#[tokio::test]
+async fn many_prefixes_on_one_session() {
+    let wanted = std::env::var("PGVANE_TEST_PREFIXES").ok().and_then(|n| n.parse().ok()).unwrap_or(250);
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let prefixes: Vec<_> = (0..wanted).map(|n| format!("/many/c{n}/")).collect();
+    for prefix in &prefixes {
+        let lease = lease(&mut client, 60).await;
+        put(&mut client, &format!("{prefix}leader"), "n1", lease).await;
+        let member = r#"{"conn_url":"postgres://10.0.0.1:5432/postgres","state":"running","timeline":1}"#;
+        put(&mut client, &format!("{prefix}members/n1"), member, lease).await;
+    }
+    let access = EtcdAccess { endpoints: vec![etcd.url()], ..EtcdAccess::default() };
+    let mut listener = Listener::with(access, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut proven = std::collections::BTreeSet::new();
+    while proven.len() < wanted {
+        proven.insert(listener.until("every lease", |told| told.lease_left().is_some()).await.id);
+    }
+    let mut latencies = Vec::new();
+    for turn in 0..20 {
+        let index = turn * (wanted - 1) / 19;
+        let name = format!("m{turn}");
+        let sent = clock::now();
+        put(&mut client, &format!("{}leader", prefixes[index]), &name, 0).await;
+        let seen = listener.until("the move", |told| told.id == index && told.leader() == Some(&name)).await;
+        assert!(seen.is_watch());
+        latencies.push(seen.at - sent);
+    }
+    let (cpu, since) = (cpu_ticks(), clock::now());
+    listener.until("some seconds", |told| told.at - since > Duration::from_secs(4)).await;
+    let share = (cpu_ticks() - cpu) as f64 / since.elapsed().as_secs_f64();
+    latencies.sort();
+    let (median, slowest) = (latencies[10], latencies[19]);
+    println!("{wanted} prefixes: moves told after {median:?} (median), {slowest:?} (slowest); {share:.1} % of a core");
+    assert!(slowest < MOVE_MAX);
+}
+
+/// CPU time of this process in hundredths of a second.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 #[tokio::test]
 async fn read_now_reads_now() {
     let etcd = Etcd::start().await;
@@ -258,7 +344,7 @@ async fn read_now_reads_now() {
 }
 
 async fn txns(etcd: &Etcd) -> u64 {
-    let mut stream = tokio::net::TcpStream::connect(etcd.address()).await.unwrap();
+    let mut stream = TcpStream::connect(etcd.address()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();

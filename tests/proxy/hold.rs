@@ -222,3 +222,63 @@ async fn readers_wait_for_a_replica_that_starts() {
     assert_eq!(bed.session("replica").await.1, "a");
     assert_eq!(server.accepted(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_connect_to_a_host_that_was_replaced() {
+    let bed = Bed::with(|spec| spec.connect_timeout = LIMIT);
+    let good = Server::postgres("good").await;
+    // A full backlog swallows connects as a dead host does.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let dead = socket.local_addr().unwrap().as_socket().unwrap();
+    let _fill = std::net::TcpStream::connect(dead).unwrap();
+    let mut target = good.target(Role::Primary);
+    target.member = "dead".into();
+    target.address.port = dead.port();
+    bed.publish_targets(vec![target], vec![]);
+    let mut client = bed.started("primary").await;
+    until("connecting", || bed.snapshot("primary").connecting == [("dead".into(), 1)]).await;
+    let published = now();
+    bed.publish(Some(&good), &[]);
+    assert_eq!(client.greeting().await, "good");
+    assert!(elapsed(published) < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_understands_the_refusal() {
+    let bed = Bed::with(hold(Duration::from_millis(50), 10));
+    let port = bed.address("primary").port();
+    for sslmode in ["disable", "prefer"] {
+        let url = format!("host=127.0.0.1 port={port} user=u dbname=d sslmode={sslmode}");
+        let error = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err().unwrap();
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::CANNOT_CONNECT_NOW), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_held_clients_are_served_soon_after_the_table() {
+    const CLIENTS: usize = 3000;
+    let bed = Bed::new();
+    let server = Server::postgres("a").await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(bed.started("primary").await);
+    }
+    bed.held(CLIENTS).await;
+    // Tables without a target wake nobody.
+    let empty = now();
+    for _ in 0..1000 {
+        bed.publish(None, &[]);
+    }
+    let empty = elapsed(empty);
+    let published = now();
+    bed.publish(Some(&server), &[]);
+    until("all served", || bed.snapshot("primary").sessions_total == CLIENTS as u64).await;
+    let served = elapsed(published);
+    eprintln!("{CLIENTS} held: 1000 empty tables in {empty:?}, all served after {served:?}");
+    assert!(served < Duration::from_secs(10));
+    for client in &mut clients {
+        assert_eq!(client.greeting().await, "a");
+    }
+}

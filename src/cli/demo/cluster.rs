@@ -41,8 +41,8 @@ const SWITCHOVER_MAX: Duration = Duration::from_secs(90);
 /// For the demo's own statements right after start.
 const PREPARE_MAX: Duration = Duration::from_secs(20);
 
-/// What clients write to and read from, and a function that says, without an error in the server's
-/// log, whether a write is accepted.
+/// What clients write to and read from, and a function that writes where that is accepted and
+/// returns the timeline it wrote on; 0, without an error in the server's log, where it is not.
 const PREPARE: &str = "
     CREATE ROLE demo LOGIN;
     CREATE TABLE demo (
@@ -50,13 +50,14 @@ const PREPARE: &str = "
         client integer NOT NULL,
         at timestamptz NOT NULL DEFAULT clock_timestamp()
     );
+    INSERT INTO demo (client) VALUES (0);
     CREATE TABLE demo_clock (at timestamptz NOT NULL);
     INSERT INTO demo_clock VALUES (clock_timestamp());
-    CREATE FUNCTION demo_write() RETURNS boolean LANGUAGE plpgsql AS $$
+    CREATE FUNCTION demo_write() RETURNS integer LANGUAGE plpgsql AS $$
     BEGIN
-        IF pg_is_in_recovery() THEN RETURN false; END IF;
+        IF pg_is_in_recovery() THEN RETURN 0; END IF;
         UPDATE demo_clock SET at = clock_timestamp();
-        RETURN true;
+        RETURN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
     END $$;
     GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON demo, demo_clock TO demo;";
 

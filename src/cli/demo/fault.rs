@@ -75,7 +75,7 @@ impl Stage {
         };
         self.note(what, true);
         match fault {
-            Fault::Switchover => drop(self.cluster.switchover(&leader, None)?), // it shows, or it does not
+            Fault::Switchover => *self.switchover.lock() = Some(self.cluster.switchover(&leader, None)?),
             Fault::KillPrimary => self.cluster.kill_primary(&leader)?,
             Fault::KillPatroni => self.cluster.kill_patroni(&leader)?,
             Fault::FreezePatroni => self.cluster.freeze_patroni(&leader)?,

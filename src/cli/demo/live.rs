@@ -37,6 +37,7 @@ pub async fn show(stage: &Stage, takes_keys: bool) -> Result<()> {
     loop {
         ticks.tick().await;
         stage.check_router()?;
+        stage.hear_patroni().await;
         let status = stage.status().await;
         let now = clock::now();
         let counts = (stage.counts(Work::Write), stage.counts(Work::Read));

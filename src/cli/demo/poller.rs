@@ -22,6 +22,7 @@ const STRETCH_PAUSE_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
     pub member: String,
+    pub timeline: u32,
     pub first: Instant,
     pub last: Instant,
 }
@@ -82,8 +83,8 @@ async fn poll(member: Member, stretches: Stretches) {
         };
         let now = clock::now();
         match answer {
-            Some(true) => open = Some(extend(&stretches, &member.name, open, now)),
-            Some(false) => open = None,
+            Some(0) => open = None,
+            Some(timeline) => open = Some(extend(&stretches, &member.name, timeline, open, now)),
             None => {
                 open = None;
                 if let Some((_, driver)) = connection.take() {
@@ -94,16 +95,17 @@ async fn poll(member: Member, stretches: Stretches) {
     }
 }
 
-fn extend(stretches: &Stretches, member: &str, open: Option<usize>, now: Instant) -> usize {
+fn extend(stretches: &Stretches, member: &str, timeline: u32, open: Option<usize>, now: Instant) -> usize {
     let mut stretches = stretches.lock();
     if let Some(index) = open
         && let Some(stretch) = stretches.get_mut(index)
+        && stretch.timeline == timeline
         && now.saturating_duration_since(stretch.last) <= STRETCH_PAUSE_MAX
     {
         stretch.last = now;
         return index;
     }
-    stretches.push(Stretch { member: member.to_owned(), first: now, last: now });
+    stretches.push(Stretch { member: member.to_owned(), timeline, first: now, last: now });
     stretches.len() - 1
 }
 
@@ -114,8 +116,8 @@ async fn connect(member: &Member) -> Option<(Client, JoinHandle<()>)> {
     Some((client, tokio::spawn(async move { drop(connection.await) })))
 }
 
-/// None when the connection is of no more use.
-async fn ask(client: &Client) -> Option<bool> {
+/// The timeline written on, 0 in recovery; None when the connection is of no more use.
+async fn ask(client: &Client) -> Option<u32> {
     let row = client.query_one("SELECT demo_write()", &[]).await.ok()?;
-    row.try_get(0).ok()
+    row.try_get::<_, i32>(0).ok().map(|timeline| timeline as u32)
 }

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::clients::{HELD_FROM, Operation};
+use super::poller::Stretch;
 
 /// A shorter gap at the end of a window is only the time to the next operation.
 const OPEN_GAP_MIN: Duration = HELD_FROM;
+/// For a router to have noticed a new primary.
+const DEPOSED_AFTER: Duration = Duration::from_millis(50);
 
 /// From the last thing that went well to the next one; no `until` when nothing went well again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,23 @@ pub fn outage(operations: &[Operation], from: Instant, until: Instant) -> Option
 pub fn held_past(operations: &[Operation], moment: Instant) -> Option<Duration> {
     let waiting = operations.iter().filter(|it| it.started < moment && it.ended >= moment && it.was_held());
     waiting.map(|operation| operation.ended.saturating_duration_since(moment)).max()
+}
+
+/// Writes that `stretches` show to have gone to a deposed primary: begun when another member had
+/// already accepted writes on a later timeline for [`DEPOSED_AFTER`].
+/// `name` tells the member from the port that answered.
+pub fn writes_to_deposed<'a>(
+    operations: impl IntoIterator<Item = &'a Operation>,
+    stretches: &[Stretch],
+    name: impl Fn(u16) -> Option<&'a str>,
+) -> u64 {
+    let deposed = |operation: &&Operation| {
+        let Some(member) = operation.outcome.as_ref().ok().and_then(|port| name(*port)) else { return false };
+        let own = stretches.iter().rfind(|it| it.member == member && it.first <= operation.started);
+        let Some(own) = own.map(|own| own.timeline) else { return false };
+        stretches.iter().any(|other| other.timeline > own && other.first + DEPOSED_AFTER < operation.started)
+    };
+    operations.into_iter().filter(deposed).count() as u64
 }
 
 /// A group of operations, summed up.
@@ -146,6 +166,8 @@ pub struct EventReport {
     pub members_outage: Option<Gap>,
     /// The longest wait of a client past the end of the members' outage.
     pub held_past: Option<Duration>,
+    /// Good writes on a primary that had been replaced: they are lost when it rejoins.
+    pub to_deposed: u64,
     /// Clients that connect for each write, and those that keep their connection.
     pub connecting: Tally,
     pub keeping: Tally,
@@ -159,7 +181,7 @@ impl fmt::Display for EventReport {
         if let Some(past) = self.held_past {
             write!(f, "; nobody waited longer than {} past that", seconds(past))?;
         }
-        writeln!(f)?;
+        writeln!(f, "; {} writes went to a deposed primary", self.to_deposed)?;
         writeln!(f, "    new connections:  {}", self.connecting)?;
         write!(f, "    kept connections: {}", self.keeping)
     }
@@ -182,6 +204,7 @@ impl Report {
                 "write_outage_ms": event.outage.and_then(|gap| gap.length()).map(millis),
                 "members_outage_ms": event.members_outage.and_then(|gap| gap.length()).map(millis),
                 "held_past_ms": event.held_past.map(millis),
+                "writes_to_deposed": event.to_deposed,
                 "new_connections": event.connecting.json(),
                 "kept_connections": event.keeping.json(),
             })
@@ -279,6 +302,24 @@ mod tests {
     }
 
     #[test]
+    fn a_write_to_a_zombie_is_told_from_one_to_the_leader() {
+        let t = Scale(clock::now());
+        let stretch = |member: &str, timeline, first, last| {
+            let (first, last) = (t.at(first), t.at(last));
+            Stretch { member: member.to_owned(), timeline, first, last }
+        };
+        let name = |port| if port == 1 { Some("old") } else { Some("new") };
+        let write = |at, port| t.operation(at, at + 5, Ok(port));
+        let writes = [write(900, 1), write(1040, 1), write(1200, 1), write(1200, 2), write(1300, 3)];
+        // The poller missed the old one for a moment, which does not make it the newer one.
+        let both = [stretch("old", 1, 0, 1050), stretch("new", 2, 1000, 2000), stretch("old", 1, 1190, 2000)];
+        assert_eq!(writes_to_deposed(&writes, &both, name), 1);
+        // A switchover there and back: the old one leads again, on a later timeline.
+        let back = [stretch("old", 1, 0, 500), stretch("new", 2, 600, 800), stretch("old", 3, 850, 2000)];
+        assert_eq!(writes_to_deposed(&writes[..3], &back, name), 0);
+    }
+
+    #[test]
     fn held_ones_are_counted_whatever_came_of_them() {
         let t = Scale(clock::now());
         let operations = [t.operation(0, 10, Ok(1)), t.operation(0, 2600, Ok(1)), t.operation(0, 400, Err("57P03"))];
@@ -301,12 +342,13 @@ mod tests {
             outage: Some(Gap { from: t.at(0), until: Some(t.at(2400)) }),
             members_outage: Some(Gap { from: t.at(0), until: Some(t.at(900)) }),
             held_past: Some(Duration::from_millis(12)),
+            to_deposed: 7,
             connecting: tally.clone(),
             keeping: Tally::default(),
         };
         let report = Report { lasted: Duration::from_secs(9), events: vec![event], groups: vec![("w".into(), tally)] };
         let text = report.to_string();
-        for part in ["outage 2.40 s", "900 ms", "12 ms past", "1 x 08006", "1 held", "longest 1.40 s"] {
+        for part in ["outage 2.40 s", "900 ms", "12 ms past", "7 writes", "1 x 08006", "1 held", "longest 1.40 s"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(report.json()["events"][0]["write_outage_ms"], 2400.0);

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::clients::{ClientOptions, Clients, Counts, Operation, Work};
 use super::cluster::{Cluster, ClusterOptions, Ports};
 use super::fault::Broken;
 use super::poller::Poller;
-use super::report::{EventReport, Report, Tally, held_past, outage, seconds};
+use super::report::{EventReport, Report, Tally, held_past, outage, seconds, writes_to_deposed};
 use super::rest;
 use crate::model::HostPort;
 use crate::runtime::clock;
@@ -89,6 +90,8 @@ pub struct Stage {
     pub doors: Doors,
     pub(super) happenings: Mutex<Vec<Happening>>,
     pub(super) broken: Mutex<Broken>,
+    /// Patroni's answer to the last switchover asked for, to be heard.
+    pub(super) switchover: Mutex<Option<JoinHandle<Result<String>>>>,
     pub cluster: Cluster,
 }
 
@@ -120,7 +123,8 @@ impl Stage {
         ];
         let poller = Poller::start(cluster.members());
         let began = clock::now();
-        Ok(Stage { groups, poller, began, doors, happenings: Mutex::default(), broken: Mutex::default(), cluster })
+        let (happenings, broken, switchover) = Default::default();
+        Ok(Stage { groups, poller, began, doors, happenings, broken, switchover, cluster })
     }
 
     /// The router's own view, null when it does not answer.
@@ -157,6 +161,22 @@ impl Stage {
     pub(super) fn note(&self, what: String, is_fault: bool) {
         let happening = Happening { at: clock::now(), what, is_fault, felt: String::new() };
         self.happenings.lock().push(happening);
+    }
+
+    /// Notes a switchover that Patroni refused.
+    pub async fn hear_patroni(&self) {
+        let answer = {
+            let mut switchover = self.switchover.lock();
+            if !switchover.as_ref().is_some_and(JoinHandle::is_finished) {
+                return;
+            }
+            switchover.take()
+        };
+        if let Some(answer) = answer
+            && let Ok(Err(error)) = answer.await
+        {
+            self.note(format!("not done: {error:#}"), false);
+        }
     }
 
     /// What happened so far, the figures of the last fault brought up to date.
@@ -198,15 +218,22 @@ impl Stage {
         let writers = self.groups.iter().zip(noted).filter(|((_, clients), _)| clients.options.work == Work::Write);
         let writes: Vec<Operation> = writers.flat_map(|(_, noted)| noted.iter().cloned()).collect();
         let members_outage = self.poller.outage(fault.at, end);
+        let in_window = writes.iter().filter(|write| write.started >= fault.at && write.started < end);
         EventReport {
             what: fault.what.clone(),
             at: fault.at.saturating_duration_since(self.began),
             outage: outage(&writes, fault.at, end),
             members_outage,
             held_past: members_outage.and_then(|gap| gap.until).and_then(|over| held_past(&writes, over)),
+            to_deposed: writes_to_deposed(in_window, &self.poller.stretches(), |port| self.member_at(port)),
             connecting: tally(true),
             keeping: tally(false),
         }
+    }
+
+    fn member_at(&self, port: u16) -> Option<&str> {
+        let member = self.cluster.members().iter().find(|member| member.pg.port == port);
+        member.map(|member| member.name.as_str())
     }
 }
 

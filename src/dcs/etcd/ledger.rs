@@ -205,3 +205,147 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
         (self.sink)(account.id, DcsEvent::View { view, source });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::runtime::clock;
+
+    const PREFIX: &str = "/s/one/";
+
+    /// What was told, as `source leader@revision`.
+    type Told = Rc<RefCell<Vec<String>>>;
+
+    fn ledger(prefixes: &[&str]) -> (Ledger<impl Fn(usize, DcsEvent) + use<>>, Told) {
+        let told = Told::default();
+        let log = Rc::clone(&told);
+        let sink = move |id: usize, event: DcsEvent| {
+            let DcsEvent::View { view, source } = event else { return };
+            let source = match source {
+                ViewSource::Watch => "watch".to_owned(),
+                ViewSource::Read { lease_left: None, .. } => "read".to_owned(),
+                ViewSource::Read { lease_left: Some(left), .. } => format!("read+{}s", left.as_secs()),
+            };
+            let leader = view.leader.as_ref().map_or("-", |leader| leader.name.as_str());
+            log.borrow_mut().push(format!("{id} {source} {leader}@{}", view.revision));
+        };
+        let subscription = |(id, prefix): (usize, &&str)| Subscription { prefix: (*prefix).to_owned(), id };
+        (Ledger::new(prefixes.iter().enumerate().map(subscription).collect(), sink), told)
+    }
+
+    fn leader(name: &str, revision: i64) -> RawKey {
+        let key = format!("{PREFIX}leader").into_bytes();
+        RawKey { key, value: name.into(), create_revision: revision, mod_revision: revision, lease: 100 + revision }
+    }
+
+    fn reading(cluster_id: u64, revision: i64, content: Vec<RawKey>) -> Reading {
+        Reading {
+            sent_at: clock::now(),
+            chunks: vec![Chunk { cluster_id, revision, first: 0, contents: vec![content] }],
+        }
+    }
+
+    fn drain(told: &Told) -> Vec<String> {
+        told.borrow_mut().drain(..).collect()
+    }
+
+    #[test]
+    fn a_reading_without_news_waits_for_its_lease_and_one_with_news_does_not() {
+        let (mut ledger, told) = ledger(&[PREFIX]);
+        let now = clock::now();
+        let outcome = ledger.take_reading(reading(1, 10, vec![leader("n1", 5)]), 0, now);
+        assert_eq!(outcome.leases, [105]);
+        assert_eq!(drain(&told), ["0 read n1@10"]);
+        ledger.take_lease(105, Some(Duration::from_secs(20)));
+        assert_eq!(drain(&told), ["0 read+20s n1@10"]);
+
+        ledger.take_reading(reading(1, 11, vec![leader("n1", 5)]), 10, now);
+        assert_eq!(drain(&told), [""; 0]);
+        assert_eq!(ledger.grace_until(), Some(now + LEASE_GRACE));
+        ledger.tell_waiting();
+        assert_eq!(drain(&told), ["0 read n1@11"]);
+        ledger.take_lease(105, Some(Duration::from_secs(19)));
+        assert_eq!(drain(&told), ["0 read+19s n1@11"]);
+
+        ledger.take_reading(reading(1, 12, vec![leader("n1", 5)]), 11, now);
+        ledger.take_lease(105, None);
+        assert_eq!(drain(&told), ["0 read n1@12"], "the question failed");
+        assert_eq!(ledger.grace_until(), None);
+    }
+
+    #[test]
+    fn an_answer_that_events_overtook_refreshes_and_does_not_turn_back() {
+        let (mut ledger, told) = ledger(&[PREFIX]);
+        let now = clock::now();
+        ledger.take_reading(reading(1, 10, vec![leader("n1", 5)]), 0, now);
+        let floor = ledger.floor();
+        assert!(ledger.take_events(0, vec![(12, Change::Put(leader("n2", 12)))]));
+        drain(&told);
+        let outcome = ledger.take_reading(reading(1, 11, vec![leader("n1", 5)]), floor, now);
+        assert!(!outcome.etcd_replaced);
+        assert_eq!(outcome.leases, [112]);
+        ledger.take_lease(112, Some(Duration::from_secs(30)));
+        assert_eq!(drain(&told), ["0 read+30s n2@12"]);
+    }
+
+    #[test]
+    fn the_lease_of_a_leader_that_has_changed_is_not_the_new_ones() {
+        let (mut ledger, told) = ledger(&[PREFIX]);
+        let now = clock::now();
+        ledger.take_reading(reading(1, 10, vec![leader("n1", 5)]), 0, now);
+        ledger.take_reading(reading(1, 11, vec![leader("n1", 5)]), 10, now);
+        drain(&told);
+        ledger.take_events(0, vec![(12, Change::Put(leader("n2", 12)))]);
+        ledger.take_lease(105, Some(Duration::from_secs(30)));
+        assert_eq!(drain(&told), ["0 watch n2@12", "0 read n2@12"]);
+    }
+
+    #[test]
+    fn an_etcd_that_went_back_or_is_another_is_told_as_read() {
+        let (mut ledger, told) = ledger(&[PREFIX]);
+        let now = clock::now();
+        ledger.take_reading(reading(1, 50, vec![leader("n2", 40)]), 0, now);
+        let outcome = ledger.take_reading(reading(1, 20, vec![leader("n1", 5)]), ledger.floor(), now);
+        assert!(outcome.etcd_replaced);
+        assert_eq!(ledger.watch_starts()[0].revision, 21);
+        let outcome = ledger.take_reading(reading(2, 90, vec![]), ledger.floor(), now);
+        assert!(outcome.etcd_replaced);
+        assert_eq!(drain(&told), ["0 read n2@50", "0 read n1@20", "0 read -@90"]);
+    }
+
+    #[test]
+    fn a_watch_that_owes_a_change_for_a_second_is_silent() {
+        let (mut ledger, _told) = ledger(&[PREFIX]);
+        let now = clock::now();
+        let later = |ms| now + Duration::from_millis(ms);
+        ledger.take_reading(reading(1, 10, vec![leader("n1", 5)]), 0, now);
+        assert!(!ledger.take_reading(reading(1, 20, vec![leader("n2", 15)]), 10, later(1000)).watch_silent);
+        ledger.take_events(0, vec![(15, Change::Put(leader("n2", 15)))]);
+        assert!(!ledger.take_reading(reading(1, 20, vec![leader("n2", 15)]), 20, later(2100)).watch_silent, "it paid");
+        assert!(!ledger.take_reading(reading(1, 30, vec![]), 20, later(3000)).watch_silent);
+        assert!(ledger.take_reading(reading(1, 30, vec![]), 30, later(4100)).watch_silent);
+        ledger.watch_starts();
+        assert!(!ledger.take_reading(reading(1, 30, vec![]), 30, later(9000)).watch_silent, "a new watch owes nothing");
+    }
+
+    #[test]
+    fn events_of_one_revision_are_one_view() {
+        let (mut ledger, told) = ledger(&["/s/zero/", PREFIX]);
+        let both = Chunk { cluster_id: 1, revision: 10, first: 0, contents: vec![vec![], vec![leader("n1", 5)]] };
+        ledger.take_reading(Reading { sent_at: clock::now(), chunks: vec![both] }, 0, clock::now());
+        drain(&told);
+        let member = RawKey { key: format!("{PREFIX}members/n2").into_bytes(), ..leader("{}", 11) };
+        let gone = Change::Delete { key: format!("{PREFIX}leader").into_bytes() };
+        let events = vec![
+            (9, Change::Put(leader("old", 9))),
+            (11, gone),
+            (11, Change::Put(member)),
+            (12, Change::Put(leader("n2", 12))),
+        ];
+        assert!(ledger.take_events(1, events));
+        assert_eq!(drain(&told), ["1 watch -@11", "1 watch n2@12"]);
+    }
+}

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// After this long the same read is sent to the next endpoint too.
 const HEDGE_AFTER: Duration = Duration::from_millis(500);
-/// Extra reads (a new leader, a lost watch) keep this distance from the last one.
-const EXTRA_READ_GAP: Duration = Duration::from_millis(20);
+/// Extra reads (a new leader, a lost watch) keep this distance from the last one, and more of it when a
+/// read is dear: a thousand clusters that fail over together must not read everything fifty times a second.
+const EXTRA_READ_GAP_MIN: Duration = Duration::from_millis(20);
+const EXTRA_READ_GAP_PER_PREFIX: Duration = Duration::from_micros(200);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -29,12 +31,21 @@ impl Backoff {
     }
 }
 
-/// One read, asked of one endpoint after the other until one answers.
+/// One read, asked of one endpoint after the other until one answers. When the one in use is silent
+/// and the others are no better, it is asked once more over a new connection: behind an address that
+/// has moved, old connections are dead and new ones work.
 #[derive(Debug)]
 struct Round {
     hedge_at: Instant,
     asked: usize,
     outstanding: usize,
+    current_failed: bool,
+}
+
+impl Round {
+    fn asks_max(&self, endpoints: usize) -> usize {
+        endpoints + usize::from(!self.current_failed)
+    }
 }
 
 /// The rhythm of reads of one session.
@@ -44,6 +55,7 @@ pub(super) struct Rounds {
     /// Index of the endpoint in use.
     current: usize,
     serial: u64,
+    extra_read_gap: Duration,
     round: Option<Round>,
     started: Option<Instant>,
     due: Instant,
@@ -59,9 +71,19 @@ pub(super) struct Ask {
 }
 
 impl Rounds {
-    pub fn new(endpoints: usize, now: Instant) -> Rounds {
-        let backoff = Backoff::default();
-        Rounds { endpoints, current: 0, serial: 0, round: None, started: None, due: now, again: false, backoff }
+    pub fn new(endpoints: usize, prefixes: usize, now: Instant) -> Rounds {
+        let dear = EXTRA_READ_GAP_PER_PREFIX.saturating_mul(u32::try_from(prefixes).unwrap_or(u32::MAX));
+        Rounds {
+            endpoints,
+            current: 0,
+            serial: 0,
+            extra_read_gap: dear.clamp(EXTRA_READ_GAP_MIN, READ_INTERVAL),
+            round: None,
+            started: None,
+            due: now,
+            again: false,
+            backoff: Backoff::default(),
+        }
     }
 
     pub fn is_open(&self, serial: u64) -> bool {
@@ -78,7 +100,7 @@ impl Rounds {
     }
 
     fn soon(&self, now: Instant) -> Instant {
-        self.started.map_or(now, |started| now.max(started + EXTRA_READ_GAP))
+        self.started.map_or(now, |started| now.max(started + self.extra_read_gap))
     }
 
     /// The next question that is due, if any. Call until None.
@@ -90,10 +112,11 @@ impl Rounds {
             None if now >= self.due => {
                 self.serial += 1;
                 self.started = Some(now);
-                self.round = Some(Round { hedge_at: now + HEDGE_AFTER, asked: 1, outstanding: 1 });
+                self.round =
+                    Some(Round { hedge_at: now + HEDGE_AFTER, asked: 1, outstanding: 1, current_failed: false });
                 Some(Ask { endpoint: self.current, serial: self.serial })
             }
-            Some(round) if round.asked < self.endpoints && (now >= round.hedge_at || round.outstanding == 0) => {
+            Some(round) if round.asked < round.asks_max(self.endpoints) && now >= round.hedge_at => {
                 let endpoint = (self.current + round.asked) % self.endpoints;
                 round.hedge_at = now + HEDGE_AFTER;
                 round.asked += 1;
@@ -108,7 +131,7 @@ impl Rounds {
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.round {
             None => Some(self.due),
-            Some(round) => (round.asked < self.endpoints).then_some(round.hedge_at),
+            Some(round) => (round.asked < round.asks_max(self.endpoints)).then_some(round.hedge_at),
         }
     }
 
@@ -123,12 +146,13 @@ impl Rounds {
 
     /// One endpoint of the open round failed. When it was the last hope, the round ends and the next
     /// one waits a little.
-    pub fn failed(&mut self, now: Instant) {
+    pub fn failed(&mut self, endpoint: usize, now: Instant) {
         let Some(round) = &mut self.round else { return };
         round.outstanding = round.outstanding.saturating_sub(1);
+        round.current_failed |= endpoint == self.current;
         // A failure is an answer too: no need to wait for the hedge.
         round.hedge_at = now;
-        if round.outstanding == 0 && round.asked >= self.endpoints {
+        if round.outstanding == 0 && round.asked >= round.asks_max(self.endpoints) {
             self.round = None;
             self.again = false;
             self.due = now + self.backoff.next();
@@ -148,27 +172,28 @@ mod tests {
     #[test]
     fn a_silent_endpoint_is_hedged_in_turn_and_the_first_answer_wins() {
         let start = clock::now();
-        let mut rounds = Rounds::new(3, start);
+        let mut rounds = Rounds::new(3, 1, start);
         assert_eq!(rounds.ask(start), Some(Ask { endpoint: 0, serial: 1 }));
         assert_eq!(rounds.ask(start + ms(499)), None);
         assert_eq!(rounds.ask(start + ms(500)), Some(Ask { endpoint: 1, serial: 1 }));
         assert_eq!(rounds.ask(start + ms(999)), None);
         assert_eq!(rounds.ask(start + ms(1000)), Some(Ask { endpoint: 2, serial: 1 }));
+        assert_eq!(rounds.ask(start + ms(1500)), Some(Ask { endpoint: 0, serial: 1 }), "over a new connection");
         assert_eq!(rounds.wake_at(), None);
-        rounds.answered(1, start + ms(1100));
-        assert_eq!(rounds.ask(start + ms(1100)), Some(Ask { endpoint: 1, serial: 2 }), "the second is over already");
+        rounds.answered(1, start + ms(1600));
+        assert_eq!(rounds.ask(start + ms(1600)), Some(Ask { endpoint: 1, serial: 2 }), "the second is over already");
     }
 
     #[test]
     fn a_failure_asks_the_next_at_once_and_all_failures_back_off() {
         let mut now = clock::now();
-        let mut rounds = Rounds::new(2, now);
+        let mut rounds = Rounds::new(2, 1, now);
         let mut waits = Vec::new();
         for serial in 1..=6 {
             assert_eq!(rounds.ask(now), Some(Ask { endpoint: 0, serial }));
-            rounds.failed(now);
+            rounds.failed(0, now);
             assert_eq!(rounds.ask(now), Some(Ask { endpoint: 1, serial }));
-            rounds.failed(now);
+            rounds.failed(1, now);
             assert_eq!(rounds.ask(now), None);
             waits.push(rounds.wake_at().unwrap() - now);
             now = rounds.wake_at().unwrap();
@@ -179,7 +204,7 @@ mod tests {
     #[test]
     fn hurry_is_coalesced_and_keeps_its_distance() {
         let start = clock::now();
-        let mut rounds = Rounds::new(1, start);
+        let mut rounds = Rounds::new(1, 1, start);
         rounds.ask(start);
         rounds.hurry(start);
         rounds.hurry(start);

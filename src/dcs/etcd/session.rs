@@ -1,12 +1,12 @@
 //! The loop of one session: it alone owns the ledger, and every RPC runs in a task of its own.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
@@ -76,6 +76,8 @@ impl Drop for Watch {
 struct ReadDone {
     endpoint: usize,
     serial: u64,
+    /// Over a connection of its own, which nothing else uses yet.
+    fresh: bool,
     floor: i64,
     result: Result<(Client, Reading), String>,
 }
@@ -85,11 +87,12 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         let scheme = if access.tls.is_some() { "https://" } else { "http://" };
         let full = |url: &String| if url.contains("://") { url.clone() } else { format!("{scheme}{url}") };
         let endpoints: Vec<_> = access.endpoints.iter().map(|url| Endpoint { url: full(url), client: None }).collect();
+        let subscriptions: Vec<_> = subscriptions.into_iter().map(closed).collect();
         let (outbox, inbox) = mpsc::channel(INBOX_MAX);
         Session {
             access: Arc::new(access),
             prefixes: subscriptions.iter().map(|s| s.prefix.clone()).collect(),
-            rounds: Rounds::new(endpoints.len(), clock::now()),
+            rounds: Rounds::new(endpoints.len(), subscriptions.len(), clock::now()),
             endpoints,
             ledger: Ledger::new(subscriptions, sink),
             reads: JoinSet::new(),
@@ -110,6 +113,9 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     pub async fn run(mut self) {
         if self.endpoints.is_empty() {
             self.ledger.tell_trouble("", "no etcd endpoints are configured");
+        }
+        if self.prefixes.is_empty() {
+            return;
         }
         loop {
             let now = clock::now();
@@ -136,13 +142,16 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         let endpoint = &mut self.endpoints[ask.endpoint];
         let (url, client) = (endpoint.url.clone(), endpoint.client.take());
         let (access, prefixes) = (Arc::clone(&self.access), Arc::clone(&self.prefixes));
-        let (index, serial, floor) = (ask.endpoint, ask.serial, self.ledger.floor());
+        let (index, serial, fresh, floor) = (ask.endpoint, ask.serial, client.is_none(), self.ledger.floor());
         self.reads.spawn(async move {
-            let result = match timeout(READ_MAX, connect_and_read(&url, client, &access, &prefixes)).await {
-                Ok(result) => result,
+            // The client library panics over an answer with a part missing; that is this endpoint's failure.
+            let read = AssertUnwindSafe(connect_and_read(&url, client, &access, &prefixes)).catch_unwind();
+            let result = match timeout(READ_MAX, read).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_panic)) => Err("an answer that no etcd gives".into()),
                 Err(_elapsed) => Err(format!("no answer within {} s", READ_MAX.as_secs())),
             };
-            ReadDone { endpoint: index, serial, floor, result }
+            ReadDone { endpoint: index, serial, fresh, floor, result }
         });
     }
 
@@ -153,17 +162,20 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
                 // Too late to count; its connection is as good as before.
                 self.endpoints[done.endpoint].client = done.result.ok().map(|(client, _)| client);
             }
-            Ok(ReadDone { endpoint, floor, result: Ok((client, reading)), .. }) => {
+            Ok(ReadDone { endpoint, fresh, floor, result: Ok((client, reading)), .. }) => {
                 self.endpoints[endpoint].client = Some(client.clone());
+                // A watch elsewhere, or on the connection before this one, is not to be relied on.
+                if self.watch.take_if(|watch| fresh || watch.endpoint != endpoint).is_some() {
+                    self.watch_not_before = None;
+                }
                 self.take_reading(endpoint, client, reading, floor, now);
             }
             Ok(ReadDone { endpoint, result: Err(problem), .. }) => {
                 self.trouble(endpoint, problem, now);
                 self.drop_watch_at(endpoint);
-                self.rounds.failed(now);
+                self.rounds.failed(endpoint, now);
             }
-            Err(error) if error.is_panic() => self.rounds.failed(now),
-            Err(_cancelled) => {}
+            Err(_aborted) => {}
         }
     }
 
@@ -180,8 +192,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         if outcome.watch_silent {
             self.trouble(endpoint, "the watch lives and does not deliver: replaced".into(), now);
         }
-        let elsewhere = self.watch.as_ref().is_some_and(|watch| watch.endpoint != endpoint);
-        if outcome.etcd_replaced || outcome.watch_silent || elsewhere {
+        if outcome.etcd_replaced || outcome.watch_silent {
             self.watch = None;
             self.watch_not_before = None;
         }
@@ -249,6 +260,14 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
             self.troubles.insert(endpoint, (problem, now));
         }
     }
+}
+
+/// Without the last slash, `/service/one` would also be the prefix of `/service/one2`.
+fn closed(mut subscription: Subscription) -> Subscription {
+    if !subscription.prefix.ends_with('/') {
+        subscription.prefix.push('/');
+    }
+    subscription
 }
 
 async fn connect_and_read(
