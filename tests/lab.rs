@@ -76,7 +76,7 @@ async fn outage(stage: &Stage, blow: Blow) -> String {
     assert_eq!(felt.fared.refusals(), 0, "new connections failed: {row}{}", stage.tails());
     assert_eq!(felt.fared.misrouted(), 0, "{row}{}", stage.tails());
     assert!(felt.held > 0, "nobody was held: {row}");
-    assert!(felt.held_past_ms.unwrap() <= BEHIND_MAX_MS, "{row}{}", stage.tails());
+    assert!(felt.held_past_ms().unwrap() <= BEHIND_MAX_MS, "{row}{}", stage.tails());
     assert!(felt.behind_ms.unwrap() <= BEHIND_MAX_MS, "{row}{}", stage.tails());
     row.from
 }

@@ -62,7 +62,7 @@ impl Report {
                 figure(row.pgvane.outage_ms.map(|ms| ms - row.members_ms)),
                 figure(row.haproxy.as_ref().and_then(|felt| felt.outage_ms)),
                 row.pgvane.held,
-                figure(row.pgvane.held_past_ms),
+                figure(row.pgvane.held_past_ms()),
                 row.pgvane.fared.refusals(),
                 row.pgvane.fared.misrouted(),
                 row.haproxy.as_ref().map_or(0, |felt| felt.fared.refusals()),
@@ -73,7 +73,7 @@ impl Report {
 
     fn write_overall(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mine, theirs) = (self.beyond(|row| Some(&row.pgvane)), self.beyond(|row| row.haproxy.as_ref()));
-        let past: Vec<f64> = self.outages.iter().filter_map(|row| row.pgvane.held_past_ms).collect();
+        let past: Vec<f64> = self.outages.iter().filter_map(|row| row.pgvane.held_past_ms()).collect();
         let (fared, others) = (self.fared(|row| Some(&row.pgvane)), self.fared(|row| row.haproxy.as_ref()));
         writeln!(f, "overall, {} events:", self.outages.len())?;
         let bar = |name: &str, value: Option<f64>, bar: f64, unit: &str| {

@@ -55,7 +55,8 @@ pub struct Felt {
     /// From the poller's first write on the new primary to the path's.
     pub behind_ms: Option<f64>,
     pub held: usize,
-    pub held_past_ms: Option<f64>,
+    /// Of everyone who was connecting at the end of the members' outage, the shortest first.
+    pub waits_past_ms: Vec<f64>,
     pub fared: Fared,
 }
 
@@ -73,18 +74,33 @@ pub struct Row {
 }
 
 pub async fn measure(stage: &Stage, blow: Blow) -> Result<Row> {
+    let strike = |old: &str| strike(stage, blow, old);
+    let row = measure_of(stage, blow.what(), blow != Blow::Crash, strike).await?;
+    if blow == Blow::Kill {
+        stage.cluster.restart_patroni(&row.from)?;
+    }
+    Ok(row)
+}
+
+/// Of any `strike` at the primary; `moves` says that another will lead afterwards.
+pub async fn measure_of(
+    stage: &Stage,
+    what: &'static str,
+    moves: bool,
+    strike: impl FnOnce(&str) -> Result<()>,
+) -> Result<Row> {
     let old = stage.calm().await?;
     let began = clock::now();
     let waiting = Waiting::start(stage);
-    strike(stage, blow, &old.name)?;
-    let new = if blow == Blow::Crash {
-        old.clone()
-    } else {
-        let name = stage.cluster.wait_leader(Some(&old.name), LEADER_MAX).await.context(blow.what())?;
+    strike(&old.name)?;
+    let new = if moves {
+        let name = stage.cluster.wait_leader(Some(&old.name), LEADER_MAX).await.context(what)?;
         stage.cluster.member(&name)?.clone()
+    } else {
+        old.clone()
     };
     if !until(WRITES_MAX, async || over(stage, began, &new).is_some()).await {
-        bail!("after a {} the poller saw no write at {}{}", blow.what(), new.name, stage.tails());
+        bail!("{what}: the poller saw no outage that ended with a write at {}{}", new.name, stage.tails());
     }
     waiting.finish().await;
     stage.writes_at(&new, WRITES_MAX).await?;
@@ -94,19 +110,15 @@ pub async fn measure(stage: &Stage, blow: Blow) -> Result<Row> {
     let server = new.pg.to_string();
     let felt = |path: &Path| felt(&path.since(began), &server, began, ended, first);
     let key = stage.keys.moved(began, &old.name);
-    let row = Row {
-        what: blow.what(),
+    Ok(Row {
+        what,
         from: old.name.clone(),
         to: new.name.clone(),
         members_ms: millis(members),
         key_to_write_ms: key.map(|change| millis_between(change.at, first)),
         pgvane: felt(&stage.pgvane),
         haproxy: stage.haproxy.as_ref().map(felt),
-    };
-    if blow == Blow::Kill {
-        stage.cluster.restart_patroni(&old.name)?;
-    }
-    Ok(row)
+    })
 }
 
 fn strike(stage: &Stage, blow: Blow, old: &str) -> Result<()> {
@@ -133,7 +145,7 @@ fn felt(noted: &[Noted], server: &str, began: Instant, ended: Instant, first: In
         outage_ms: outage.map_or(Some(0.0), |gap| gap.length().map(millis)),
         behind_ms: tally::first_at(noted, server, began).map(|at| millis_between(first, at)),
         held: tally::held(noted, first, HELD_FROM),
-        held_past_ms: tally::held_past(noted, first).map(millis),
+        waits_past_ms: tally::held_past(noted, first).into_iter().map(millis).collect(),
         fared: Fared::of(noted),
     }
 }
@@ -174,7 +186,7 @@ impl fmt::Display for Row {
         write!(f, "{} {} -> {}: members {:.0} ms", self.what, self.from, self.to, self.members_ms)?;
         for (name, felt) in named(&self.pgvane, self.haproxy.as_ref()) {
             let outage = felt.outage_ms.map_or_else(|| "not over".to_owned(), |ms| format!("{ms:.0} ms"));
-            let past = felt.held_past_ms.map_or_else(String::new, |ms| format!(" until {ms:.0} ms past the end"));
+            let past = felt.held_past_ms().map_or_else(String::new, |ms| format!(" until {ms:.0} ms past the end"));
             write!(
                 f,
                 "; {name} {outage}, {} held{past}, refused {:?}, cut {:?}",
@@ -186,12 +198,18 @@ impl fmt::Display for Row {
 }
 
 impl Felt {
+    /// The longest that anyone waited past the end of the members' outage.
+    pub fn held_past_ms(&self) -> Option<f64> {
+        self.waits_past_ms.last().copied()
+    }
+
     pub fn json(&self) -> Value {
         json!({
             "outage_ms": self.outage_ms,
             "behind_members_ms": self.behind_ms,
             "held": self.held,
-            "held_past_ms": self.held_past_ms,
+            "held_past_ms": self.held_past_ms(),
+            "waits_past_ms": self.waits_past_ms,
             "good": self.fared.good,
             "refused": self.fared.refused,
             "cut": self.fared.cut,

@@ -83,6 +83,15 @@ impl Stage {
         Ok(())
     }
 
+    /// The same through pgvane alone.
+    pub async fn pgvane_writes_at(&self, member: &Member, limit: Duration) -> Result<()> {
+        let (moment, server) = (clock::now(), member.pg.to_string());
+        if !until(limit, async || self.pgvane.writes_since(moment, Some(&server))).await {
+            bail!("no writes at {} through pgvane within {limit:?}{}", member.name, self.tails());
+        }
+        Ok(())
+    }
+
     pub fn tails(&self) -> String {
         format!("{}{}", self.cluster.ground().tail(&self.router.name), self.cluster.tails())
     }

@@ -71,10 +71,14 @@ pub fn outage(noted: &[Noted], from: Instant, until: Instant) -> Option<Gap> {
     longest_gap(good.map(|it| (it.ended, it.ended)), from, until)
 }
 
-/// The longest that anyone who was connecting through `end` (of an outage) went on waiting after it.
-pub fn held_past(noted: &[Noted], end: Instant) -> Option<Duration> {
+/// How long everyone who was connecting through `end` (of an outage) went on waiting after it, the
+/// shortest first.
+pub fn held_past(noted: &[Noted], end: Instant) -> Vec<Duration> {
     let waited = noted.iter().filter(|it| it.is_new && it.started < end && it.ended > end);
-    waited.map(|it| it.connected.unwrap_or(it.ended).saturating_duration_since(end)).max()
+    let mut waits: Vec<Duration> =
+        waited.map(|it| it.connected.unwrap_or(it.ended).saturating_duration_since(end)).collect();
+    waits.sort_unstable();
+    waits
 }
 
 /// How many were connecting for longer than `at_least` when `end` came.

@@ -97,7 +97,7 @@ async fn watch(stage: &Stage, fate: Fate, old: &Member, began: Instant, zombie_l
 }
 
 /// Who wrote into the zombie after the key had moved, and how many milliseconds after.
-async fn late_rows(zombie: &Member, key: &Change) -> Result<Vec<(i32, f64)>> {
+pub async fn late_rows(zombie: &Member, key: &Change) -> Result<Vec<(i32, f64)>> {
     let (client, connection) = zombie.client_settings().connect(NoTls).await.context("asking the zombie")?;
     let driver = tokio::spawn(connection);
     let ask = "SELECT client, extract(epoch FROM at)::float8 FROM demo WHERE at > to_timestamp($1)";
