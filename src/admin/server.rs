@@ -27,10 +27,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Opens one listener; `*` is every IPv4 address.
+/// Opens one listener; `*` is every IPv6 and IPv4 address, or IPv4 alone where there is no IPv6.
 pub async fn bind(at: &HostPort) -> io::Result<TcpListener> {
-    let host = if at.host == "*" { "0.0.0.0" } else { &at.host };
-    TcpListener::bind((host, at.port)).await
+    if at.host != "*" {
+        return TcpListener::bind((at.host.as_str(), at.port)).await;
+    }
+    match TcpListener::bind(("::", at.port)).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind(("0.0.0.0", at.port)).await,
+        outcome => outcome,
+    }
 }
 
 /// Answers until the task is dropped.

@@ -81,9 +81,10 @@ impl KeySpace {
         self.revision
     }
 
-    /// The leader key's value, lease and create_revision as they are: what tells one acquisition from another.
+    /// The leader key as it is, when it names someone: what tells one acquisition from another.
     pub fn leader(&self) -> Option<&RawKey> {
-        self.keys.get(b"leader".as_slice()).map(|entry| &entry.raw)
+        let entry = self.keys.get(b"leader".as_slice())?;
+        matches!(entry.fact, Fact::Leader(Some(_))).then_some(&entry.raw)
     }
 
     /// All changes of one revision. One that is not newer than what is known changes nothing.

@@ -290,7 +290,7 @@ impl MemberTrack {
             if went_up {
                 self.health_changed(Reason::CheckPassed, now);
             }
-            self.health_reason = Reason::CheckPassed;
+            self.health_reason = if self.health.is_up() { Reason::CheckPassed } else { Reason::Rising };
             return Change { went_up, ..Change::default() };
         }
         self.rest_told_nothing(Reason::NotRunning, timing, now)

@@ -57,6 +57,7 @@ reasons! {
     PortSilent => "port_silent", "its PostgreSQL port does not answer";
     CheckerLate => "checker_late", "the router itself was late, which says nothing about the member";
     CheckPassed => "check_passed", "its check passed";
+    Rising => "rising", "its checks pass again, and more of them are wanted";
     NotChecked => "not_checked", "it has not been checked yet";
     MemberGone => "member_gone", "its member key is gone and its checks fail";
     // A target of a service is not used.

@@ -104,7 +104,7 @@ async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream
     socket.connect(address).await
 }
 
-/// Both sides of every session get the same. A kernel that refuses an option does not cost a session.
+/// Both sides of every session get the same (a client's socket from its listener). A kernel that refuses an option does not cost a session.
 pub fn set_options(socket: &impl AsFd, tcp: &TcpSpec) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
@@ -141,5 +141,40 @@ fn classify(error: &io::Error) -> ConnectError {
         io::ErrorKind::ConnectionRefused => ConnectError::Member(Suspicion::ConnectRefused),
         io::ErrorKind::TimedOut => ConnectError::Member(Suspicion::ConnectTimedOut),
         _ => ConnectError::Member(Suspicion::ConnectFailed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn names_are_remembered_until_forgotten_or_failed() {
+        let connector = Connector::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = HostPort::new("localhost", listener.local_addr().unwrap().port());
+        let known = || connector.names.lock().contains_key("localhost");
+        // Where localhost is ::1 too, that address refuses and the next one is tried.
+        connector.connect(&to, LIMIT, &TcpSpec::default()).await.unwrap();
+        assert!(known());
+        connector.forget("localhost");
+        assert!(!known());
+        connector.connect(&to, LIMIT, &TcpSpec::default()).await.unwrap();
+        drop(listener);
+        let refused = connector.connect(&to, LIMIT, &TcpSpec::default()).await.unwrap_err();
+        assert_eq!(refused, ConnectError::Member(Suspicion::ConnectRefused));
+        assert!(!known());
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_no_members_fault() {
+        use nix::errno::Errno;
+        let of = |errno: Errno| classify(&io::Error::from_raw_os_error(errno as i32));
+        assert_eq!(of(Errno::EMFILE), ConnectError::Local);
+        assert_eq!(of(Errno::EADDRNOTAVAIL), ConnectError::Local);
+        assert_eq!(of(Errno::ETIMEDOUT), ConnectError::Member(Suspicion::ConnectTimedOut));
+        assert_eq!(of(Errno::EHOSTUNREACH), ConnectError::Member(Suspicion::ConnectFailed));
     }
 }

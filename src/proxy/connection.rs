@@ -12,7 +12,7 @@ use crate::decide::Suspicion;
 use crate::model::Reason;
 
 use super::client::close_politely;
-use super::connect::{Connector, reset_on_close, set_options};
+use super::connect::{Connector, reset_on_close};
 use super::handshake::{Established, Handshake};
 use super::relay::{End, relay};
 use super::sessions::{Registry, Service};
@@ -33,13 +33,15 @@ pub struct Plumbing {
 /// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
 pub async fn serve(plumbing: Arc<Plumbing>, service: Arc<Service>, client: TcpStream, peer: SocketAddr) {
     service.counters.clients_total.fetch_add(1, Ordering::Relaxed);
-    set_options(&client, &service.spec.tcp);
     // Boxed, so that a session does not carry the room its handshake needed.
     let outcome = Box::pin(handshake(&plumbing, &service, client, peer)).await;
     match outcome {
         Ok(mut established) => {
             let end = relay(&mut established).await;
-            close(&plumbing, &service, *established, &end);
+            let client = close_server(&plumbing, &service, *established, &end);
+            // Of many that are cut at once, all servers are let go before the first goodbye.
+            tokio::task::yield_now().await;
+            close_politely(client);
         }
         Err(reason) => {
             service.counters.refused.add(reason);
@@ -61,8 +63,8 @@ async fn handshake(
     }
 }
 
-/// The server side first: from then on the member has one session less.
-fn close(plumbing: &Plumbing, service: &Service, established: Established, end: &End) {
+/// Ends the server's side and the session; the client is left to be told.
+fn close_server(plumbing: &Plumbing, service: &Service, established: Established, end: &End) -> TcpStream {
     let Established { client, server, mut guard, .. } = established;
     let reason = match end {
         End::ClientClosed => Reason::ClientClosed,
@@ -86,7 +88,7 @@ fn close(plumbing: &Plumbing, service: &Service, established: Established, end: 
     drop(server);
     guard.finish(reason);
     drop(guard);
-    close_politely(client);
+    client
 }
 
 fn log_refused(plumbing: &Plumbing, service: &Service, peer: SocketAddr, reason: Reason) {

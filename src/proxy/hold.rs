@@ -307,3 +307,179 @@ impl Registry {
         Grant { target, generation, permit }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Routes, ServiceRoutes};
+    use crate::model::service::TcpSpec;
+    use crate::model::{Balance, HoldSpec, HostPort, Role, ServiceSpec};
+    use proptest::prelude::*;
+
+    fn spec() -> Arc<ServiceSpec> {
+        Arc::new(ServiceSpec {
+            name: "primary".into(),
+            listen: Vec::new(),
+            role: Role::Primary,
+            backup: Vec::new(),
+            port: None,
+            max_lag: None,
+            streaming: false,
+            balance: Balance::LeastConn,
+            hold: HoldSpec::On { timeout: None, max: 100_000 },
+            connect_timeout: Duration::from_secs(3),
+            retries: 3,
+            startup_timeout: Duration::from_secs(60),
+            close_on_down: true,
+            tcp: TcpSpec::default(),
+        })
+    }
+
+    fn table(spec: &Arc<ServiceSpec>, generation: u64, open: bool) -> Arc<Routes> {
+        let target = Target {
+            member: "a".into(),
+            address: HostPort::new("127.0.0.1", 5432),
+            role: Role::Primary,
+            needs_confirmation: true,
+        };
+        let service = ServiceRoutes {
+            spec: spec.clone(),
+            targets: if open { vec![target] } else { Vec::new() },
+            wait: (!open).then(|| (Reason::NoLeaderKey, clock::now())),
+            hold_limit: Some(Duration::from_secs(45)),
+            cancel: Vec::new(),
+            standings: Vec::new(),
+        };
+        Arc::new(Routes { cluster: "test".into(), generation, services: vec![service] })
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Arrive(u8),
+        Leave(u16),
+        Publish(bool),
+        Confirm(bool),
+        Finish(u8),
+        /// The target failed one that connects: back to its place.
+        Fail,
+        Forgive(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (1..60u8).prop_map(Step::Arrive),
+            2 => any::<u16>().prop_map(Step::Leave),
+            2 => any::<bool>().prop_map(Step::Publish),
+            1 => any::<bool>().prop_map(Step::Confirm),
+            3 => (1..60u8).prop_map(Step::Finish),
+            1 => Just(Step::Fail),
+            1 => any::<u16>().prop_map(Step::Forgive),
+        ]
+    }
+
+    /// A registry and its clients, in one thread.
+    struct World {
+        registry: Arc<Registry>,
+        service: Arc<Service>,
+        generation: u64,
+        open: bool,
+        confirmed: bool,
+        waiting: Vec<(Ticket, Place)>,
+        connecting: Vec<(Ticket, Grant)>,
+    }
+
+    impl World {
+        fn admit(&mut self, mut ticket: Ticket) {
+            match self.registry.admit(&self.service, &mut ticket) {
+                Admission::Now(Verdict::Go(grant)) => self.connecting.push((ticket, grant)),
+                Admission::Wait(place) => {
+                    ticket.failed_in = None;
+                    self.waiting.push((ticket, place));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn collect(&mut self) {
+            self.waiting.sort_by_key(|(_, place)| place.number);
+            let mut last_released = None;
+            let mut index = 0;
+            while index < self.waiting.len() {
+                match self.waiting[index].1.verdict.try_recv() {
+                    Ok(Verdict::Go(grant)) => {
+                        let (ticket, place) = self.waiting.remove(index);
+                        last_released = Some(place.number);
+                        self.connecting.push((ticket, grant));
+                    }
+                    Ok(Verdict::Exhausted) => panic!("nothing was tried"),
+                    Err(_) => index += 1,
+                }
+            }
+            // First come, first served.
+            if let (Some(last), Some((_, first))) = (last_released, self.waiting.first()) {
+                assert!(first.number > last);
+            }
+        }
+
+        fn apply(&mut self, step: Step) {
+            match step {
+                Step::Arrive(count) => (0..count).for_each(|_| self.admit(Ticket::new(clock::now()))),
+                Step::Leave(which) if !self.waiting.is_empty() => {
+                    drop(self.waiting.remove(usize::from(which) % self.waiting.len()));
+                }
+                Step::Publish(open) => {
+                    (self.open, self.generation) = (open, self.generation + 1);
+                    self.registry.publish(table(&self.service.spec, self.generation, open));
+                }
+                Step::Confirm(confirmed) => {
+                    self.confirmed = confirmed;
+                    let ahead = if confirmed { Duration::from_secs(3600) } else { Duration::ZERO };
+                    self.registry.confirm(clock::now() + ahead);
+                }
+                Step::Finish(count) => {
+                    let count = usize::from(count).min(self.connecting.len());
+                    self.connecting.drain(..count);
+                }
+                Step::Fail => {
+                    if let Some((mut ticket, grant)) = self.connecting.pop() {
+                        ticket.failed_in = Some(grant.generation);
+                        drop(grant);
+                        self.collect();
+                        self.admit(ticket);
+                    }
+                }
+                Step::Forgive(which) if !self.waiting.is_empty() => {
+                    self.waiting[usize::from(which) % self.waiting.len()].1.forgive();
+                }
+                Step::Leave(_) | Step::Forgive(_) => {}
+            }
+            self.collect();
+        }
+
+        fn check(&self) {
+            let waiting = self.service.waiting.lock();
+            assert_eq!(waiting.queue.len(), self.waiting.len());
+            assert_eq!(waiting.connecting.values().sum::<usize>(), self.connecting.len());
+            let Some((_, first)) = waiting.queue.first_key_value() else { return };
+            let paused = first.failed_in.is_some_and(|generation| self.generation <= generation);
+            // Nobody waits while there is a target, a confirmation and room.
+            assert!(!self.open || !self.confirmed || paused || self.connecting.len() >= CONNECTS_IN_FLIGHT_MAX);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_waits_in_vain_and_nobody_overtakes(steps in prop::collection::vec(step(), 1..60)) {
+            let spec = spec();
+            let registry = Registry::new("test".into(), std::slice::from_ref(&spec), 100_000);
+            let service = registry.service("primary").unwrap().clone();
+            let (waiting, connecting) = (Vec::new(), Vec::new());
+            let mut world =
+                World { registry, service, generation: 0, open: false, confirmed: false, waiting, connecting };
+            for step in steps {
+                world.apply(step);
+                world.check();
+            }
+        }
+    }
+}

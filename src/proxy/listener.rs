@@ -11,10 +11,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::model::service::TcpSpec;
 use crate::model::{HostPort, ServiceName};
 use crate::runtime::clock;
 
-use super::connect::is_exhaustion;
+use super::connect::{is_exhaustion, set_options};
 use super::connection::{Plumbing, serve};
 use super::sessions::Service;
 
@@ -35,19 +36,19 @@ pub struct ListenError {
 }
 
 /// Opens every address of `address`; `*` is all of IPv6 and IPv4.
-pub fn bind(service: &ServiceName, address: &HostPort) -> Result<Vec<TcpListener>, ListenError> {
+pub fn bind(service: &ServiceName, address: &HostPort, tcp: &TcpSpec) -> Result<Vec<TcpListener>, ListenError> {
     let opened = if address.host == "*" {
-        let dual = listen_on(SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port)));
+        let dual = listen_on(SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port)), tcp);
         let opened = match dual {
             // A kernel without IPv6.
             Err(error) if is(&error, Errno::EAFNOSUPPORT) || is(&error, Errno::EADDRNOTAVAIL) => {
-                listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port)))
+                listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port)), tcp)
             }
             other => other,
         };
         opened.map(|listener| vec![listener])
     } else {
-        listen_on_name(address)
+        listen_on_name(address, tcp)
     };
     opened.map_err(|source| {
         let (service, address, advice) = (service.clone(), address.clone(), advice(&source));
@@ -55,20 +56,22 @@ pub fn bind(service: &ServiceName, address: &HostPort) -> Result<Vec<TcpListener
     })
 }
 
-fn listen_on_name(address: &HostPort) -> io::Result<Vec<TcpListener>> {
+fn listen_on_name(address: &HostPort, tcp: &TcpSpec) -> io::Result<Vec<TcpListener>> {
     let mut addresses: Vec<SocketAddr> = (address.host.as_str(), address.port).to_socket_addrs()?.collect();
     addresses.sort();
     addresses.dedup();
-    addresses.into_iter().map(listen_on).collect()
+    addresses.into_iter().map(|address| listen_on(address, tcp)).collect()
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Linux hands them down to every accepted socket, which saves each client six system calls.
+    set_options(&socket, tcp);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -147,5 +150,34 @@ impl Complaints {
         }
         self.last = Some(now);
         Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_listeners_options() {
+        let tcp = TcpSpec::default();
+        let listener = bind(&"a".into(), &HostPort::new("127.0.0.1", 0), &tcp).unwrap().remove(0);
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), tcp.keepalive_count);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+    }
+
+    #[test]
+    fn complaints_are_rare() {
+        let mut complaints = Complaints::default();
+        assert_eq!(complaints.due(), Some(0));
+        assert_eq!((complaints.due(), complaints.unsaid), (None, 1));
+        complaints.last = complaints.last.and_then(|last| last.checked_sub(EXHAUSTED_LOG_EVERY));
+        assert_eq!((complaints.due(), complaints.due()), (Some(1), None));
     }
 }

@@ -61,7 +61,7 @@ impl Plane {
         let (mut opened, mut errors) = (Vec::new(), Vec::new());
         for spec in services {
             for address in &spec.listen {
-                match listener::bind(&spec.name, address) {
+                match listener::bind(&spec.name, address, &spec.tcp) {
                     Ok(listeners) => opened.extend(listeners.into_iter().map(|listener| (spec.name.clone(), listener))),
                     Err(error) => errors.push(error),
                 }

@@ -26,6 +26,8 @@ const SSL_CODE: u32 = 80_877_103;
 const GSSENC_CODE: u32 = 80_877_104;
 /// The content type of a TLS handshake record; as a startup packet's first byte it would announce 352 MB.
 const TLS_HANDSHAKE: u8 = 0x16;
+const TLS_HEADER_BYTES: usize = 5;
+const TLS_RECORD_BYTES_MAX: usize = 1 << 14;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -33,7 +35,7 @@ pub enum Kind {
     Ssl,
     GssEnc,
     Cancel,
-    /// TLS from the first byte; what follows is opaque.
+    /// TLS from the first byte: one record, which holds the ClientHello. What follows is opaque.
     DirectTls,
 }
 
@@ -50,7 +52,7 @@ pub enum Malformed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
     Incomplete,
-    /// The packet is the first `length` bytes; for direct TLS, everything there is.
+    /// The packet is the first `length` bytes.
     Complete {
         kind: Kind,
         length: usize,
@@ -63,7 +65,7 @@ pub enum Parsed {
 pub fn parse(bytes: &[u8]) -> Parsed {
     match bytes {
         [] => return Parsed::Incomplete,
-        [TLS_HANDSHAKE, ..] => return Parsed::Complete { kind: Kind::DirectTls, length: bytes.len() },
+        [TLS_HANDSHAKE, ..] => return parse_tls_record(bytes),
         // Two leading zeros are all that a length of at most 10,004 allows.
         [0, 0, ..] | [0] => {}
         _ => return Parsed::Malformed(Malformed::Length),
@@ -78,6 +80,19 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         Ok(_) if bytes.len() < length => Parsed::Incomplete,
         Ok(kind) => Parsed::Complete { kind, length },
         Err(malformed) => Parsed::Malformed(malformed),
+    }
+}
+
+/// A server answers a ClientHello only when it has the whole of it.
+fn parse_tls_record(bytes: &[u8]) -> Parsed {
+    let [_, _, _, high, low, ..] = bytes else { return Parsed::Incomplete };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    match length {
+        1..=TLS_RECORD_BYTES_MAX if bytes.len() >= TLS_HEADER_BYTES + length => {
+            Parsed::Complete { kind: Kind::DirectTls, length: TLS_HEADER_BYTES + length }
+        }
+        1..=TLS_RECORD_BYTES_MAX => Parsed::Incomplete,
+        _ => Parsed::Malformed(Malformed::Length),
     }
 }
 
@@ -189,7 +204,8 @@ mod tests {
         assert_eq!(parse(&packet(GSSENC_CODE, b"")), complete(Kind::GssEnc, 8));
         assert_eq!(parse(&packet(CANCEL_CODE, &[7; 8])), complete(Kind::Cancel, 16));
         assert_eq!(parse(&packet(CANCEL_CODE, &[7; 4 + 256])), complete(Kind::Cancel, 268));
-        assert_eq!(parse(&[0x16, 3, 1]), complete(Kind::DirectTls, 3));
+        assert_eq!(parse(&[0x16, 3, 1, 0, 2, 7]), Parsed::Incomplete);
+        assert_eq!(parse(&[0x16, 3, 1, 0, 2, 7, 7, 7]), complete(Kind::DirectTls, 7));
         let mut two = packet(SSL_CODE, b"");
         two.extend(packet(0x30000, b"\0"));
         assert_eq!(parse(&two), complete(Kind::Ssl, 8));
@@ -197,7 +213,15 @@ mod tests {
 
     #[test]
     fn what_is_not_postgres_is_malformed_at_once() {
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"G", &[0, 1], &[0, 0, 0x27, 0x15], &[0, 0, 0, 7], &[0xFF]] {
+        for garbage in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"G",
+            &[0, 1],
+            &[0, 0, 0x27, 0x15],
+            &[0, 0, 0, 7],
+            &[0xFF],
+            &[0x16, 3, 1, 0, 0],
+        ] {
             assert_eq!(parse(garbage), Parsed::Malformed(Malformed::Length), "{garbage:?}");
         }
         assert_eq!(parse(&[0, 0, 0x27, 0x14]), Parsed::Incomplete);
@@ -245,7 +269,9 @@ mod tests {
             any::<u32>()
         ];
         let built = (codes, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(code, body)| packet(code, &body));
-        prop_oneof![built, prop::collection::vec(any::<u8>(), 0..64)]
+        let tls = (0..40u8, prop::collection::vec(any::<u8>(), 0..64))
+            .prop_map(|(length, body)| [&[TLS_HANDSHAKE, 3, 1, 0, length][..], &body].concat());
+        prop_oneof![built, tls, prop::collection::vec(any::<u8>(), 0..64)]
     }
 
     proptest! {
@@ -253,12 +279,7 @@ mod tests {
         fn byte_by_byte_gives_what_the_whole_gives(bytes in anything()) {
             let whole = parse(&bytes);
             let verdict = (1..=bytes.len()).map(|n| parse(&bytes[..n])).find(|p| *p != Parsed::Incomplete);
-            match (whole, verdict) {
-                (Parsed::Complete { kind: Kind::DirectTls, .. }, Some(Parsed::Complete { kind, .. })) => {
-                    prop_assert_eq!(kind, Kind::DirectTls);
-                }
-                (whole, verdict) => prop_assert_eq!(verdict.unwrap_or(Parsed::Incomplete), whole),
-            }
+            prop_assert_eq!(verdict.unwrap_or(Parsed::Incomplete), whole);
         }
 
         #[test]

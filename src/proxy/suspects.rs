@@ -45,3 +45,37 @@ impl Suspects {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_see_is_said_once_per_table() {
+        let (sender, mut router) = mpsc::channel(10);
+        let (suspects, a, b) = (Suspects::new(sender), MemberName::from("a"), MemberName::from("b"));
+        for _ in 0..100 {
+            suspects.report(&a, Suspicion::ConnectRefused, 1);
+        }
+        suspects.report(&b, Suspicion::ConnectRefused, 1);
+        suspects.report(&a, Suspicion::StartupEof, 1);
+        suspects.report(&a, Suspicion::ConnectRefused, 2);
+        let mut said = Vec::new();
+        while let Ok(report) = router.try_recv() {
+            said.push(report);
+        }
+        let refused = |member: &MemberName| (member.clone(), Suspicion::ConnectRefused);
+        assert_eq!(said, [refused(&a), refused(&b), (a.clone(), Suspicion::StartupEof), refused(&a)]);
+    }
+
+    #[test]
+    fn a_busy_router_is_told_again() {
+        let (sender, mut router) = mpsc::channel(1);
+        let (suspects, a) = (Suspects::new(sender), MemberName::from("a"));
+        suspects.report(&a, Suspicion::StartupEof, 1);
+        suspects.report(&a, Suspicion::ConnectRefused, 1);
+        assert_eq!(router.try_recv().unwrap().1, Suspicion::StartupEof);
+        suspects.report(&a, Suspicion::ConnectRefused, 1);
+        assert_eq!(router.try_recv().unwrap().1, Suspicion::ConnectRefused);
+    }
+}

@@ -154,10 +154,15 @@ fn start_clusters(
 
 /// Held clients use a descriptor each, and one more for the server when they are let go.
 fn hold_max(listeners: usize) -> usize {
-    use nix::sys::resource::{Resource, getrlimit};
-    let limit = getrlimit(Resource::RLIMIT_NOFILE)
-        .map_or(DESCRIPTORS_FALLBACK, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
-    (limit.saturating_sub(DESCRIPTORS_RESERVE + listeners) / 2).max(1)
+    (descriptors().saturating_sub(DESCRIPTORS_RESERVE + listeners) / 2).max(1)
+}
+
+/// As many descriptors as this process may have: the soft limit is raised to the hard one.
+fn descriptors() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return DESCRIPTORS_FALLBACK };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
 }
 
 /// A driver that waits for its DCS session.

@@ -122,6 +122,25 @@ async fn a_hung_endpoint_of_three_leaves_no_gap() {
     assert!(gap <= READ_GAP_MAX, "{gap:?}");
 }
 
+#[tokio::test]
+async fn a_killed_endpoint_of_three_is_left_at_once() {
+    let mut members = Etcd::start_three().await;
+    let doomed = follower(&members).await;
+    members.swap(0, doomed);
+    let mut client = members[1].client().await;
+    seed(&mut client, "n1").await;
+    let urls: Vec<_> = members.iter().map(Etcd::url).collect();
+    let mut listener = Listener::to(&urls);
+    listener.until("the lease", |told| told.lease_left().is_some()).await;
+    let killed = clock::now();
+    members[0].kill();
+    let next = listener.until("a read of another", |told| told.sent_at().is_some_and(|at| at > killed)).await;
+    println!("killed endpoint: next read answered after {:?}", next.at - killed);
+    assert!(next.at - killed < MOVE_MAX);
+    put(&mut client, "leader", "n2", 0).await;
+    assert!(listener.until("the move", named("n2")).await.is_watch());
+}
+
 /// Behind an address that moves (a VIP, a balancer), old connections fall silent and new ones work.
 #[tokio::test]
 async fn connections_that_fall_silent_are_replaced() {

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use etcd_client::Permission;
 use pgvane::dcs::DcsEvent;
 use pgvane::dcs::etcd::{EtcdAccess, EtcdTls};
 use pgvane::runtime::clock;
@@ -41,6 +42,43 @@ async fn a_token_is_renewed_when_etcd_forgot_it() {
     put(&mut client, "leader", "n2", 0).await;
     let seen = listener.until("the move", |told| told.leader() == Some("n2")).await;
     assert!(seen.is_watch());
+}
+
+/// One cluster without a grant must not be the outage of the others.
+#[tokio::test]
+async fn a_prefix_that_may_not_be_read_spares_the_others() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    seed(&mut client, "n1").await;
+    client.user_add("root", "secret", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.role_add("reader").await.unwrap();
+    client.role_grant_permission("reader", Permission::read(PREFIX).with_prefix()).await.unwrap();
+    client.user_add("reader", "secret", None).await.unwrap();
+    client.user_grant_role("reader", "reader").await.unwrap();
+    client.auth_enable().await.unwrap();
+    let mut root = etcd.client_as(Some(("root", "secret"))).await;
+    let access = EtcdAccess {
+        endpoints: vec![etcd.url()],
+        username: Some("reader".into()),
+        password: Some("secret".into()),
+        tls: None,
+    };
+    let mut listener = Listener::with(access, &["/secret/", PREFIX]);
+    let denied = |told: &Told| matches!(&told.event, DcsEvent::Trouble { problem, .. } if told.id == 0 && problem.contains("permission denied"));
+    listener.until("the refusal", denied).await;
+    listener.until("the lease", |told| told.lease_left().is_some()).await;
+    put(&mut root, "leader", "n2", 0).await;
+    assert!(listener.until("the move", |told| told.leader() == Some("n2")).await.is_watch());
+    assert!(listener.history.iter().all(|told| told.id == 1 || told.view().is_none()));
+    assert!(!listener.history.iter().any(|told| told.id == 1 && told.view().is_none()));
+
+    // Granted later, it is read and watched too.
+    root.role_grant_permission("reader", Permission::read("/secret/").with_prefix()).await.unwrap();
+    listener.until("a view", |told| told.id == 0 && told.view().is_some()).await;
+    put(&mut root, "/secret/leader", "x1", 0).await;
+    assert!(listener.until("its watch", |told| told.id == 0 && told.leader() == Some("x1")).await.is_watch());
 }
 
 #[tokio::test]

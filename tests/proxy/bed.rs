@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgvane::decide::{Effect, Routes, ServiceRoutes, Suspicion, Target};
 use pgvane::model::service::TcpSpec;
 use pgvane::model::{Balance, HoldSpec, HostPort, MemberName, Reason, Role, ServiceSpec};
@@ -66,6 +67,9 @@ impl Bed {
 
     /// Services `primary` and `replica`, changed as wanted.
     pub fn with(change: impl Fn(&mut ServiceSpec)) -> Bed {
+        // Thousands of sessions have four sockets each in this one process.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let make = |name, role| {
             let mut spec = spec(name, role);
             change(&mut spec);
@@ -329,26 +333,23 @@ pub async fn postgres(mut stream: TcpStream, seen: Arc<Seen>, name: &str) {
 
 /// Echoes until EOF, then says goodbye.
 pub async fn echo(mut stream: TcpStream, seen: Arc<Seen>) {
+    if echo_until_eof(&mut stream, &seen).await.is_err_and(|error| {
+        // Whoever writes into a reset connection may hear of it either way.
+        matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+    }) {
+        seen.resets.fetch_add(1, SeqCst);
+    }
+}
+
+async fn echo_until_eof(stream: &mut TcpStream, seen: &Seen) -> std::io::Result<()> {
     let mut chunk = vec![0; 65536];
     loop {
-        match stream.read(&mut chunk).await {
-            Ok(0) => {
-                let _ = stream.write_all(b"bye").await;
-                return;
-            }
-            Ok(n) => {
-                seen.bytes.fetch_add(n as u64, SeqCst);
-                if stream.write_all(&chunk[..n]).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                if error.kind() == std::io::ErrorKind::ConnectionReset {
-                    seen.resets.fetch_add(1, SeqCst);
-                }
-                return;
-            }
+        let n = stream.read(&mut chunk).await?;
+        if n == 0 {
+            return stream.write_all(b"bye").await;
         }
+        seen.bytes.fetch_add(n as u64, SeqCst);
+        stream.write_all(&chunk[..n]).await?;
     }
 }
 

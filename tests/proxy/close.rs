@@ -64,14 +64,14 @@ async fn five_hundred_sessions_end_at_once_and_forward_nothing_more() {
         let _ = within("client's end", client.0.read_to_end(&mut Vec::new())).await;
     }
     until("the server saw all of them go", || old.open() == 0).await;
-    assert!(old.seen.resets.load(SeqCst) > SESSIONS * 9 / 10, "{} resets", old.seen.resets.load(SeqCst));
+    assert_eq!(old.seen.resets.load(SeqCst), SESSIONS);
     assert_eq!(bed.snapshot("primary").closed, [(Reason::LeaderMoved, SESSIONS as u64)]);
     assert_eq!(bed.session("primary").await.1, "new");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_idle_sessions_end_at_once() {
-    const SESSIONS: usize = 3000;
+    const SESSIONS: usize = 1500;
     let bed = Bed::new();
     let server = Server::postgres("a").await;
     bed.publish(Some(&server), &[]);
@@ -85,7 +85,7 @@ async fn thousands_of_idle_sessions_end_at_once() {
     until("all closed", || bed.plane.registry().sessions_open() == 0).await;
     let closed = elapsed(started);
     eprintln!("{SESSIONS} idle sessions: closed in {closed:?}");
-    assert!(closed < Duration::from_secs(3), "{closed:?}");
+    assert!(closed < Duration::from_millis(1500), "{closed:?}");
     until("the server saw all of them go", || server.open() == 0).await;
     assert_eq!(server.seen.resets.load(SeqCst), SESSIONS);
 }
@@ -147,7 +147,7 @@ async fn an_idle_client_of_a_cut_session_sees_fin_and_the_server_a_reset() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_session_slips_between_publish_and_close() {
     const ROUNDS: u64 = 5_000;
-    const OPENED_MIN: u64 = 20_000;
+    const OPENED_MIN: u64 = 3_000;
     let bed = Bed::new();
     let (a, b) = (Server::postgres("a").await, Server::postgres("b").await);
     let registry = bed.plane.registry().clone();

@@ -258,7 +258,7 @@ async fn a_driver_understands_the_refusal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_held_clients_are_served_soon_after_the_table() {
-    const CLIENTS: usize = 3000;
+    const CLIENTS: usize = 1500;
     let bed = Bed::new();
     let server = Server::postgres("a").await;
     let mut clients = Vec::new();

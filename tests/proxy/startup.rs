@@ -108,7 +108,9 @@ async fn direct_tls_is_passed_through() {
     let (bed, server) = (Bed::new(), Server::start("a", echo).await);
     bed.publish(Some(&server), &[]);
     let mut client = bed.client("primary").await;
-    client.echo(b"\x16\x03\x01\x00\x05hello").await;
+    client.send(b"\x16\x03\x01\x00\x05hel").await;
+    client.send(b"lo and").await;
+    client.expect(b"\x16\x03\x01\x00\x05hello and").await;
     client.echo(b"more").await;
 }
 

@@ -47,12 +47,15 @@ impl Doors {
         let mut find = |what: &str, wanted: u16| -> Result<HostPort> {
             let door = ports.claim_or_free(LOOPBACK, wanted)?;
             if door.port != wanted {
-                remarks.push(format!("port {wanted} is taken here, so {what} use {door}"));
+                remarks.push(format!("port {wanted} is taken here; {what} at {door} instead"));
             }
             Ok(door)
         };
-        let doors =
-            Doors { write: find("writers", write)?, read: find("readers", read)?, admin: find("admin", ADMIN_PORT)? };
+        let doors = Doors {
+            write: find("the write port is", write)?,
+            read: find("the read port is", read)?,
+            admin: find("the admin endpoint is", ADMIN_PORT)?,
+        };
         Ok((doors, remarks))
     }
 }

@@ -38,6 +38,8 @@ struct Account {
     /// The revision that the watch has yet to deliver, and since when.
     debt: Option<(i64, Instant)>,
     lease_wait: Option<LeaseWait>,
+    /// Not refused by the last reading; a watch of what is refused would end the watch of the others.
+    readable: bool,
 }
 
 struct LeaseWait {
@@ -51,14 +53,18 @@ pub(super) struct Outcome {
     pub etcd_replaced: bool,
     /// The watch lives and does not deliver.
     pub watch_silent: bool,
+    /// A prefix can be read that could not be before, and is not watched yet.
+    pub watch_incomplete: bool,
     /// Leases to ask for.
     pub leases: Vec<i64>,
 }
 
 impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     pub fn new(subscriptions: Vec<Subscription>, sink: S) -> Ledger<S> {
-        let account =
-            |s: Subscription| Account { id: s.id, keys: KeySpace::new(s.prefix), debt: None, lease_wait: None };
+        let account = |s: Subscription| {
+            let keys = KeySpace::new(s.prefix);
+            Account { id: s.id, keys, debt: None, lease_wait: None, readable: false }
+        };
         Ledger {
             sink,
             cluster_id: 0,
@@ -74,15 +80,18 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     }
 
     pub fn watch_starts(&mut self) -> Vec<Start> {
-        let start = |account: &mut Account| {
+        let start = |(index, account): (usize, &mut Account)| {
             account.debt = None;
-            Start { prefix: account.keys.prefix().to_owned(), revision: account.keys.revision() + 1 }
+            let prefix = account.keys.prefix().to_owned();
+            account.readable.then(|| Start { index, prefix, revision: account.keys.revision() + 1 })
         };
-        self.accounts.iter_mut().map(start).collect()
+        self.accounts.iter_mut().enumerate().filter_map(start).collect()
     }
 
-    pub fn tell_trouble(&self, endpoint: &str, problem: &str) {
-        for account in &self.accounts {
+    /// Of all prefixes, or of one.
+    pub fn tell_trouble(&self, prefix: Option<usize>, endpoint: &str, problem: &str) {
+        let concerned = self.accounts.iter().enumerate().filter(|(index, _)| prefix.is_none_or(|only| only == *index));
+        for (_, account) in concerned {
             (self.sink)(account.id, DcsEvent::Trouble { endpoint: endpoint.to_owned(), problem: problem.to_owned() });
         }
     }
@@ -92,24 +101,32 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     pub fn take_reading(&mut self, reading: Reading, floor_at_send: i64, now: Instant) -> Outcome {
         let known = self.cluster_id != 0;
         let replaced = |c: &Chunk| known && (c.cluster_id != self.cluster_id || c.revision < floor_at_send);
-        let etcd_replaced = reading.chunks.iter().any(replaced);
+        let etcd_replaced = reading.answers.chunks.iter().any(replaced);
         if etcd_replaced {
             self.forget();
         }
         self.tell_waiting();
         self.asked.clear();
         let sent_at = reading.sent_at;
-        for chunk in reading.chunks {
+        let mut watch_incomplete = false;
+        for (index, _) in reading.answers.denied {
+            if let Some(account) = self.accounts.get_mut(index) {
+                (account.readable, account.lease_wait) = (false, None);
+            }
+        }
+        for chunk in reading.answers.chunks {
             self.cluster_id = chunk.cluster_id;
             self.floor = self.floor.max(chunk.revision);
             for (offset, content) in chunk.contents.into_iter().enumerate() {
-                self.take_content(chunk.first + offset, chunk.revision, content, sent_at, now);
+                let index = chunk.first + offset;
+                watch_incomplete |= self.accounts.get(index).is_some_and(|account| !account.readable);
+                self.take_content(index, chunk.revision, content, sent_at, now);
             }
         }
         self.grace_until = (!self.asked.is_empty()).then(|| now + LEASE_GRACE);
         let late = |a: &Account| a.debt.is_some_and(|(_, since)| now.saturating_duration_since(since) > WATCH_DEBT_MAX);
         let watch_silent = self.accounts.iter().any(late);
-        Outcome { etcd_replaced, watch_silent, leases: self.asked.keys().copied().collect() }
+        Outcome { etcd_replaced, watch_silent, watch_incomplete, leases: self.asked.keys().copied().collect() }
     }
 
     fn forget(&mut self) {
@@ -124,6 +141,7 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     fn take_content(&mut self, index: usize, revision: i64, content: Vec<RawKey>, sent_at: Instant, now: Instant) {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let first = account.keys.revision() == 0;
+        account.readable = true;
         let mut news = first;
         // Else events overtook the answer, and what is known contains it.
         if revision >= account.keys.revision()
@@ -212,6 +230,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::dcs::etcd::link::Answers;
     use crate::runtime::clock;
 
     const PREFIX: &str = "/s/one/";
@@ -242,10 +261,11 @@ mod tests {
     }
 
     fn reading(cluster_id: u64, revision: i64, content: Vec<RawKey>) -> Reading {
-        Reading {
-            sent_at: clock::now(),
-            chunks: vec![Chunk { cluster_id, revision, first: 0, contents: vec![content] }],
-        }
+        answer(vec![Chunk { cluster_id, revision, first: 0, contents: vec![content] }])
+    }
+
+    fn answer(chunks: Vec<Chunk>) -> Reading {
+        Reading { sent_at: clock::now(), answers: Answers { chunks, denied: Vec::new() } }
     }
 
     fn drain(told: &Told) -> Vec<String> {
@@ -335,7 +355,7 @@ mod tests {
     fn events_of_one_revision_are_one_view() {
         let (mut ledger, told) = ledger(&["/s/zero/", PREFIX]);
         let both = Chunk { cluster_id: 1, revision: 10, first: 0, contents: vec![vec![], vec![leader("n1", 5)]] };
-        ledger.take_reading(Reading { sent_at: clock::now(), chunks: vec![both] }, 0, clock::now());
+        ledger.take_reading(answer(vec![both]), 0, clock::now());
         drain(&told);
         let member = RawKey { key: format!("{PREFIX}members/n2").into_bytes(), ..leader("{}", 11) };
         let gone = Change::Delete { key: format!("{PREFIX}leader").into_bytes() };

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use etcd_client::{
     Certificate, Client, ConnectOptions, Error, GetOptions, Identity, KeyValue, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
+use futures_util::StreamExt;
 use futures_util::future::try_join_all;
+use futures_util::stream;
 
 use super::EtcdAccess;
 use crate::dcs::bounded;
@@ -15,6 +17,7 @@ use crate::runtime::clock;
 
 /// etcd refuses transactions of more than 128 operations by default (`--max-txn-ops`).
 const RANGES_PER_TXN_MAX: usize = 100;
+const SINGLES_AT_ONCE_MAX: usize = 32;
 /// Room for a hundred clusters with long `history` keys; gRPC's own default is 4 MiB.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const CONNECT_MAX: Duration = Duration::from_millis(1500);
@@ -33,9 +36,16 @@ pub(super) struct Chunk {
 }
 
 /// The answer to one read of all prefixes.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub chunks: Vec<Chunk>,
+    /// Prefixes that this user may not read, and etcd's words for it.
+    pub denied: Vec<(usize, String)>,
+}
+
 pub(super) struct Reading {
     pub sent_at: Instant,
-    pub chunks: Vec<Chunk>,
+    pub answers: Answers,
 }
 
 pub(super) async fn connect(url: &str, access: &EtcdAccess) -> Result<Client, String> {
@@ -90,22 +100,60 @@ fn tls(access: &EtcdAccess) -> Result<TlsOptions, String> {
 pub(super) async fn read(client: &Client, prefixes: &[String]) -> Result<Reading, String> {
     let sent_at = clock::now();
     let starts = (0..prefixes.len()).step_by(RANGES_PER_TXN_MAX);
-    let chunks = starts.map(|first| {
+    let parts = starts.map(|first| {
         let last = prefixes.len().min(first + RANGES_PER_TXN_MAX);
-        read_chunk(client, first, &prefixes[first..last])
+        read_part(client, first, &prefixes[first..last])
     });
-    Ok(Reading { sent_at, chunks: try_join_all(chunks).await? })
+    let mut answers = Answers::default();
+    for part in try_join_all(parts).await? {
+        answers.chunks.extend(part.chunks);
+        answers.denied.extend(part.denied);
+    }
+    match answers.denied.pop() {
+        Some((_, problem)) if answers.chunks.is_empty() => Err(problem),
+        last => {
+            answers.denied.extend(last);
+            Ok(Reading { sent_at, answers })
+        }
+    }
 }
 
-async fn read_chunk(client: &Client, first: usize, prefixes: &[String]) -> Result<Chunk, String> {
+/// One transaction; where etcd refuses it for the sake of one prefix, each prefix by itself, so that
+/// one cluster's missing grant is not the others' outage.
+async fn read_part(client: &Client, first: usize, prefixes: &[String]) -> Result<Answers, String> {
+    match read_chunk(client, first, prefixes).await {
+        Ok(chunk) => return Ok(Answers { chunks: vec![chunk], denied: Vec::new() }),
+        Err(error) if !is_denied(&error) => return Err(describe(&error)),
+        Err(_denied) => {}
+    }
+    let single = |offset: usize| async move {
+        (first + offset, read_chunk(client, first + offset, &prefixes[offset..=offset]).await)
+    };
+    let mut singles = stream::iter(0..prefixes.len()).map(single).buffer_unordered(SINGLES_AT_ONCE_MAX);
+    let mut answers = Answers::default();
+    while let Some((index, answer)) = singles.next().await {
+        match answer {
+            Ok(chunk) => answers.chunks.push(chunk),
+            Err(error) if is_denied(&error) => answers.denied.push((index, describe(&error))),
+            Err(error) => return Err(describe(&error)),
+        }
+    }
+    Ok(answers)
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("permission denied"))
+}
+
+async fn read_chunk(client: &Client, first: usize, prefixes: &[String]) -> Result<Chunk, Error> {
     let range = |prefix: &String| TxnOp::get(prefix.as_bytes(), Some(GetOptions::new().with_prefix()));
     let txn = Txn::new().and_then(prefixes.iter().map(range).collect::<Vec<_>>());
     let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-    let answer = kv.txn(txn).await.map_err(|error| describe(&error))?;
-    let header = answer.header().ok_or("an answer without a header")?;
+    let answer = kv.txn(txn).await?;
+    let header = answer.header().ok_or_else(|| Error::Internal("an answer without a header".into()))?;
     let contents: Vec<_> = answer.op_responses().into_iter().filter_map(keys).collect();
     if contents.len() != prefixes.len() {
-        return Err(format!("{} ranges asked, {} answered", prefixes.len(), contents.len()));
+        return Err(Error::Internal(format!("{} ranges asked, {} answered", prefixes.len(), contents.len())));
     }
     Ok(Chunk { cluster_id: header.cluster_id(), revision: header.revision(), first, contents })
 }

@@ -42,7 +42,8 @@ pub(super) struct Session<S> {
     watches: JoinSet<String>,
     watch: Option<Watch>,
     watch_backoff: Backoff,
-    watch_not_before: Option<Instant>,
+    /// Where a watch ended early, and until when not to try it there again.
+    watch_pause: Option<(usize, Instant)>,
     leases: JoinSet<()>,
     /// Which reading the lease answers must belong to: an older answer would promise too much.
     lease_serial: u64,
@@ -50,7 +51,8 @@ pub(super) struct Session<S> {
     inbox: mpsc::Receiver<Message>,
     outbox: mpsc::Sender<Message>,
     wanted: Arc<Notify>,
-    troubles: BTreeMap<usize, (String, Instant)>,
+    /// By endpoint, and by prefix where only one is concerned.
+    troubles: BTreeMap<(usize, Option<usize>), (String, Instant)>,
 }
 
 struct Endpoint {
@@ -99,7 +101,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
             watches: JoinSet::new(),
             watch: None,
             watch_backoff: Backoff::default(),
-            watch_not_before: None,
+            watch_pause: None,
             leases: JoinSet::new(),
             lease_serial: 0,
             serial: 0,
@@ -112,7 +114,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
 
     pub async fn run(mut self) {
         if self.endpoints.is_empty() {
-            self.ledger.tell_trouble("", "no etcd endpoints are configured");
+            self.ledger.tell_trouble(None, "", "no etcd endpoints are configured");
         }
         if self.prefixes.is_empty() {
             return;
@@ -166,7 +168,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
                 self.endpoints[endpoint].client = Some(client.clone());
                 // A watch elsewhere, or on the connection before this one, is not to be relied on.
                 if self.watch.take_if(|watch| fresh || watch.endpoint != endpoint).is_some() {
-                    self.watch_not_before = None;
+                    self.watch_pause = None;
                 }
                 self.take_reading(endpoint, client, reading, floor, now);
             }
@@ -185,6 +187,9 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         self.serial += 1;
         self.lease_serial = self.serial;
         self.leases.abort_all();
+        for (prefix, problem) in &reading.answers.denied {
+            self.trouble_with(endpoint, Some(*prefix), problem.clone(), now);
+        }
         let outcome = self.ledger.take_reading(reading, floor, now);
         if outcome.etcd_replaced {
             self.trouble(endpoint, "etcd went back in time or is another one: reading everything anew".into(), now);
@@ -192,15 +197,18 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         if outcome.watch_silent {
             self.trouble(endpoint, "the watch lives and does not deliver: replaced".into(), now);
         }
-        if outcome.etcd_replaced || outcome.watch_silent {
+        if outcome.etcd_replaced || outcome.watch_silent || outcome.watch_incomplete {
             self.watch = None;
-            self.watch_not_before = None;
+            self.watch_pause = None;
         }
         if !outcome.leases.is_empty() {
             self.leases.spawn(ask_leases(client.clone(), outcome.leases, self.serial, self.outbox.clone()));
         }
-        if self.watch.is_none() && self.watch_not_before.is_none_or(|at| now >= at) {
-            self.start_watch(endpoint, client, now);
+        if self.watch.is_none() {
+            match self.watch_pause {
+                Some((place, until)) if place == endpoint && now < until => self.rounds.hurry(until),
+                _ => self.start_watch(endpoint, client, now),
+            }
         }
     }
 
@@ -218,18 +226,18 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         self.trouble(watch.endpoint, problem, now);
         if now.saturating_duration_since(watch.started) >= WATCH_SETTLED {
             self.watch_backoff.reset();
-            self.watch_not_before = None;
+            self.watch_pause = None;
         } else {
             // Perhaps the connection, perhaps its token: the next one starts from nothing.
             self.endpoints[watch.endpoint].client = None;
-            self.watch_not_before = Some(now + self.watch_backoff.next());
+            self.watch_pause = Some((watch.endpoint, now + self.watch_backoff.next()));
         }
-        self.rounds.hurry(self.watch_not_before.unwrap_or(now));
+        self.rounds.hurry(now);
     }
 
     fn drop_watch_at(&mut self, endpoint: usize) {
         if self.watch.take_if(|watch| watch.endpoint == endpoint).is_some() {
-            self.watch_not_before = None;
+            self.watch_pause = None;
         }
     }
 
@@ -250,14 +258,18 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     }
 
     fn trouble(&mut self, endpoint: usize, problem: String, now: Instant) {
-        let said = self.troubles.get(&endpoint);
+        self.trouble_with(endpoint, None, problem, now);
+    }
+
+    fn trouble_with(&mut self, endpoint: usize, prefix: Option<usize>, problem: String, now: Instant) {
+        let said = self.troubles.get(&(endpoint, prefix));
         let quiet = said.is_some_and(|(last, at)| {
             let gap = if *last == problem { SAME_TROUBLE_GAP } else { TROUBLE_GAP };
             now.saturating_duration_since(*at) < gap
         });
         if !quiet {
-            self.ledger.tell_trouble(&bounded(&self.endpoints[endpoint].url, URL_CHARS_MAX), &problem);
-            self.troubles.insert(endpoint, (problem, now));
+            self.ledger.tell_trouble(prefix, &bounded(&self.endpoints[endpoint].url, URL_CHARS_MAX), &problem);
+            self.troubles.insert((endpoint, prefix), (problem, now));
         }
     }
 }

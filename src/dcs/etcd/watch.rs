@@ -16,6 +16,8 @@ const OPEN_MAX: Duration = Duration::from_secs(2);
 
 /// Where the watch of one prefix begins.
 pub(super) struct Start {
+    /// The number of the prefix.
+    pub index: usize,
     pub prefix: String,
     pub revision: i64,
 }
@@ -34,7 +36,7 @@ pub(super) async fn watch(client: Client, starts: Vec<Start>, serial: u64, out: 
         Err(_elapsed) => return "the watch was not confirmed in time".into(),
     };
     loop {
-        if let Err(problem) = forward(next(&mut stream).await, starts.len(), serial, &out).await {
+        if let Err(problem) = forward(next(&mut stream).await, serial, &out).await {
             return problem;
         }
     }
@@ -45,13 +47,13 @@ type Halves = (WatchRequestSender, WatchResponseStream);
 async fn open(client: &Client, starts: &[Start]) -> Result<Halves, String> {
     let first = starts.first().ok_or("nothing to watch")?;
     let mut watcher = client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-    let opened = watcher.watch(first.prefix.as_bytes(), Some(options(0, first))).await;
+    let opened = watcher.watch(first.prefix.as_bytes(), Some(options(first))).await;
     Ok(opened.map_err(|error| describe(&error))?.split())
 }
 
 /// Prefix number `index` is watch number `index + 1`: zero would let etcd choose.
-fn options(index: usize, start: &Start) -> WatchOptions {
-    let number = i64::try_from(index + 1).unwrap_or(i64::MAX);
+fn options(start: &Start) -> WatchOptions {
+    let number = i64::try_from(start.index + 1).unwrap_or(i64::MAX);
     WatchOptions::new().with_prefix().with_start_revision(start.revision).with_progress_notify().with_watch_id(number)
 }
 
@@ -69,7 +71,7 @@ async fn establish(
         while confirmed < starts.len() {
             let response = next(stream).await;
             confirmed += usize::from(response.as_ref().is_ok_and(WatchResponse::created));
-            forward(response, starts.len(), serial, out).await?;
+            forward(response, serial, out).await?;
         }
         Ok(())
     };
@@ -78,8 +80,8 @@ async fn establish(
 }
 
 async fn ask_for_rest(mut sender: WatchRequestSender, starts: &[Start]) -> Result<WatchRequestSender, String> {
-    for (index, start) in starts.iter().enumerate().skip(1) {
-        let asked = sender.watch(start.prefix.as_bytes(), Some(options(index, start))).await;
+    for start in starts.iter().skip(1) {
+        let asked = sender.watch(start.prefix.as_bytes(), Some(options(start))).await;
         asked.map_err(|error| describe(&error))?;
     }
     Ok(sender)
@@ -95,7 +97,6 @@ async fn next(stream: &mut WatchResponseStream) -> Result<WatchResponse, String>
 
 async fn forward(
     response: Result<WatchResponse, String>,
-    prefixes: usize,
     serial: u64,
     out: &mpsc::Sender<Message>,
 ) -> Result<(), String> {
@@ -109,7 +110,7 @@ async fn forward(
     if response.events().is_empty() {
         return Ok(());
     }
-    let index = usize::try_from(response.watch_id()).ok().and_then(|id| id.checked_sub(1)).filter(|&i| i < prefixes);
+    let index = usize::try_from(response.watch_id()).ok().and_then(|id| id.checked_sub(1));
     let index = index.ok_or("events of a watch that was not asked for")?;
     let events = response.events().iter().filter_map(change).collect();
     out.send(Message::Events { serial, index, events }).await.map_err(|_closed| "the session ended".into())
