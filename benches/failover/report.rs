@@ -48,14 +48,24 @@ impl Report {
         writeln!(f, "\nWrite outages, ms (a poller asks every member directly every 20 ms)")?;
         writeln!(
             f,
-            "{:<30} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>8} {:>8} {:>8}",
-            "event", "members", "pgvane", "beyond", "HAProxy", "held", "past", "refused", "25006", "HAProxy"
+            "{:<20} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>8} {:>6} {:>8} {:>6}",
+            "event",
+            "members",
+            "pgvane",
+            "beyond",
+            "HAProxy",
+            "held",
+            "past",
+            "burst",
+            "refused",
+            "25006",
+            "refused",
+            "25006"
         )?;
-        writeln!(f, "{:>93} {:>8} {:>8}", "(new connections through pgvane)", "", "refused")?;
         for row in &self.outages {
             writeln!(
                 f,
-                "{:<30} {:>8.0} {:>8} {:>8} {:>8} {:>6} {:>6} {:>8} {:>8} {:>8}",
+                "{:<20} {:>8.0} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6.0} {:>8} {:>6} {:>8} {:>6}",
                 format!("{} {}-{}", short(row.what), row.from, row.to),
                 row.members_ms,
                 figure(row.pgvane.outage_ms),
@@ -63,17 +73,30 @@ impl Report {
                 figure(row.haproxy.as_ref().and_then(|felt| felt.outage_ms)),
                 row.pgvane.held,
                 figure(row.pgvane.held_past_ms()),
+                row.burst_ms,
                 row.pgvane.fared.refusals(),
                 row.pgvane.fared.misrouted(),
                 row.haproxy.as_ref().map_or(0, |felt| felt.fared.refusals()),
+                row.haproxy.as_ref().map_or(0, |felt| felt.fared.misrouted()),
             )?;
         }
+        writeln!(
+            f,
+            "beyond: pgvane - members. held: new connections that waited; past: the longest of them after the"
+        )?;
+        writeln!(
+            f,
+            "members' outage; burst: the slowest of as many connects made at once, directly. refused and 25006:"
+        )?;
+        writeln!(f, "first through pgvane, then through HAProxy.")?;
         self.write_overall(f)
     }
 
     fn write_overall(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mine, theirs) = (self.beyond(|row| Some(&row.pgvane)), self.beyond(|row| row.haproxy.as_ref()));
         let past: Vec<f64> = self.outages.iter().filter_map(|row| row.pgvane.held_past_ms()).collect();
+        let beyond_burst: Vec<f64> =
+            self.outages.iter().filter_map(|row| Some(row.pgvane.held_past_ms()? - row.burst_ms)).collect();
         let (fared, others) = (self.fared(|row| Some(&row.pgvane)), self.fared(|row| row.haproxy.as_ref()));
         writeln!(f, "overall, {} events:", self.outages.len())?;
         let bar = |name: &str, value: Option<f64>, bar: f64, unit: &str| {
@@ -83,6 +106,12 @@ impl Report {
         writeln!(f, "{}", bar("pgvane's outage beyond the members', median", mine.median, 50.0, " ms"))?;
         writeln!(f, "{}", bar("pgvane's outage beyond the members', max", mine.max, 250.0, " ms"))?;
         writeln!(f, "{}", bar("longest hold past the end of the members' outage", largest(&past), 100.0, " ms"))?;
+        writeln!(
+            f,
+            "  {:<62} {:>7} ms",
+            "of that, beyond as many direct connects at once, max",
+            figure(largest(&beyond_burst))
+        )?;
         writeln!(f, "{}", bar("errors of new connections through pgvane", Some(fared.refusals() as f64), 0.0, ""))?;
         writeln!(f, "{}", bar("25006 through pgvane", Some(fared.misrouted() as f64), 0.0, ""))?;
         writeln!(

@@ -9,8 +9,10 @@ use pgvane::cli::demo::cluster::Member;
 use pgvane::cli::demo::poller::Stretch;
 use pgvane::runtime::clock;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_postgres::NoTls;
 
-use super::clients::{Arrivals, Door, Noted, Path};
+use super::clients::{Arrivals, Door, Path};
 use super::stage::Stage;
 use super::tally::{self, Fared, millis, millis_between};
 use super::{named, until};
@@ -19,6 +21,8 @@ const LEADER_MAX: Duration = Duration::from_secs(120);
 const WRITES_MAX: Duration = Duration::from_secs(60);
 /// For the clients of the outage to be served and counted.
 const AFTER: Duration = Duration::from_secs(1);
+/// Looked back from the event for the last good write before it.
+const BEFORE: Duration = Duration::from_secs(2);
 /// Between two that arrive in the outage: dense at first, where switchovers end, then sparse, so
 /// that those who pile up during a ttl fit PostgreSQL's connections.
 const ARRIVE_EVERY: Duration = Duration::from_millis(100);
@@ -69,6 +73,8 @@ pub struct Row {
     pub members_ms: f64,
     /// From the key naming the new one to its first write, as watch and poller saw it.
     pub key_to_write_ms: Option<f64>,
+    /// For the slowest of as many connects as were held, made at once and directly.
+    pub burst_ms: f64,
     pub pgvane: Felt,
     pub haproxy: Option<Felt>,
 }
@@ -108,15 +114,17 @@ pub async fn measure_of(
     let ended = clock::now();
     let (members, first) = over(stage, began, &new).context("the poller saw no outage")?;
     let server = new.pg.to_string();
-    let felt = |path: &Path| felt(&path.since(began), &server, began, ended, first);
+    let felt = |path: &Path| felt(path, &server, began, ended, first);
     let key = stage.keys.moved(began, &old.name);
+    let felt_there = felt(&stage.pgvane);
     Ok(Row {
         what,
         from: old.name.clone(),
         to: new.name.clone(),
         members_ms: millis(members),
         key_to_write_ms: key.map(|change| millis_between(change.at, first)),
-        pgvane: felt(&stage.pgvane),
+        burst_ms: burst(&new, felt_there.waits_past_ms.len()).await,
+        pgvane: felt_there,
         haproxy: stage.haproxy.as_ref().map(felt),
     })
 }
@@ -139,15 +147,34 @@ fn over(stage: &Stage, began: Instant, new: &Member) -> Option<(Duration, Instan
     (length >= OUTAGE_MIN && stage.poller.stretches().iter().any(ended_it)).then_some((length, end))
 }
 
-fn felt(noted: &[Noted], server: &str, began: Instant, ended: Instant, first: Instant) -> Felt {
-    let outage = tally::outage(noted, began, ended);
+fn felt(path: &Path, server: &str, began: Instant, ended: Instant, first: Instant) -> Felt {
+    let noted = path.since(began);
+    let before = path.since(began.checked_sub(BEFORE).unwrap_or(began));
+    let outage = tally::outage(&before, began, ended);
     Felt {
         outage_ms: outage.map_or(Some(0.0), |gap| gap.length().map(millis)),
-        behind_ms: tally::first_at(noted, server, began).map(|at| millis_between(first, at)),
-        held: tally::held(noted, first, HELD_FROM),
-        waits_past_ms: tally::held_past(noted, first).into_iter().map(millis).collect(),
-        fared: Fared::of(noted),
+        behind_ms: tally::first_at(&noted, server, began).map(|at| millis_between(first, at)),
+        held: tally::held(&noted, first, HELD_FROM),
+        waits_past_ms: tally::held_past(&noted, first).into_iter().map(millis).collect(),
+        fared: Fared::of(&noted),
     }
+}
+
+/// How long the slowest of `count` connections takes that are opened at once, to the member itself:
+/// what a release of as many held clients costs PostgreSQL and this machine at the least.
+async fn burst(member: &Member, count: usize) -> f64 {
+    let began = clock::now();
+    let mut opening = JoinSet::new();
+    for _ in 0..count {
+        let settings = member.client_settings();
+        opening.spawn(async move {
+            let opened = settings.connect(NoTls).await;
+            (clock::now(), opened.is_ok())
+        });
+    }
+    let ends = opening.join_all().await;
+    let slowest = ends.into_iter().filter(|(_, opened)| *opened).map(|(end, _)| end).max();
+    slowest.map_or(0.0, |end| millis_between(began, end))
 }
 
 /// Clients that arrive at both endpoints while the outage lasts.
@@ -183,7 +210,8 @@ impl Waiting {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}: members {:.0} ms", self.what, self.from, self.to, self.members_ms)?;
+        let (what, members, burst) = (self.what, self.members_ms, self.burst_ms);
+        write!(f, "{what} {} -> {}: members {members:.0} ms; direct burst {burst:.0} ms", self.from, self.to)?;
         for (name, felt) in named(&self.pgvane, self.haproxy.as_ref()) {
             let outage = felt.outage_ms.map_or_else(|| "not over".to_owned(), |ms| format!("{ms:.0} ms"));
             let past = felt.held_past_ms().map_or_else(String::new, |ms| format!(" until {ms:.0} ms past the end"));
@@ -227,6 +255,7 @@ impl Row {
             "to": self.to,
             "members_outage_ms": self.members_ms,
             "key_to_write_ms": self.key_to_write_ms,
+            "direct_burst_ms": self.burst_ms,
             "pgvane": self.pgvane.json(),
             "haproxy": self.haproxy.as_ref().map(Felt::json),
         })
