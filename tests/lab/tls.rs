@@ -40,7 +40,7 @@ pub async fn passes_through(stage: &Stage) {
         assert_eq!((said.well, said.text().as_str()), (true, "t"), "verify-ca through {at}: {said:?}");
     }
     // Up to PostgreSQL 16 libpq cancels in plain text even where the session has TLS.
-    cancels(&stage.router.write, "require").await;
+    cancels(stage, &stage.router.write, "require").await;
 }
 
 fn certificate(stage: &Stage) -> (PathBuf, PathBuf) {
