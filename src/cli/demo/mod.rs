@@ -13,7 +13,7 @@ pub mod poller;
 pub mod processes;
 mod programs;
 pub mod report;
-mod rest;
+pub mod rest;
 mod stage;
 
 use std::io::{IsTerminal, Write, stdin, stdout};

@@ -1,0 +1,130 @@
+//! The lab with a network that is cut: etcd, every member and the router are hosts of their own.
+//! Needs root, for network namespaces, and what `scripts/setup test` installs.
+
+mod kit;
+
+mod lab {
+    pub mod namespaces;
+}
+
+use std::time::Duration;
+
+use kit::clients::Plan;
+use kit::outages::{self, Row};
+use kit::router::{Router, RouterOptions};
+use kit::stage::Stage;
+use kit::tally::{self, Fared, millis_between};
+use kit::{until, zombies};
+use lab::namespaces::Network;
+use pgvane::cli::demo::cluster::{Cluster, ClusterOptions, Place};
+use pgvane::runtime::clock;
+
+const TTL: Duration = Duration::from_secs(20);
+/// For the router to find that nothing comes from etcd any more.
+const STALE_MAX: Duration = Duration::from_secs(20);
+/// For the key to move, and for writes to follow.
+const MOVE_MAX: Duration = Duration::from_secs(60);
+/// What takes some ten milliseconds may take so long on a busy machine.
+const BEHIND_MAX_MS: f64 = 1500.0;
+/// The router computes the end of the lease to be on the safe side of etcd's.
+const ZOMBIE_MAX_MS: f64 = 500.0;
+const ZOMBIE_LIVES: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_whose_network_is_cut() {
+    let network = Network::new(&["etcd", "n1", "n2", "n3", "rt"]);
+    let began = clock::now();
+    let step = |what: &str| eprintln!("[{:5.1} s] {what}", began.elapsed().as_secs_f64());
+    let stage = build(&network).await;
+    step("started");
+    primary_cut_from_etcd(&network, &stage).await;
+    step("the primary cut from etcd");
+    router_cut_from_etcd_while_the_leader_moves(&network, &stage).await;
+    step("the router cut from etcd");
+    host_of_the_primary_dies(&network, &stage).await;
+    step("the host of the primary dead");
+}
+
+async fn build(network: &Network) -> Stage {
+    let place =
+        |host: &str| Place { address: Some(network.address(host)), wrap: network.wrap(host), ..Place::default() };
+    let program = env!("CARGO_BIN_EXE_pgvane");
+    let mut options = ClusterOptions::new(program).with_ttl(TTL);
+    options.places = ["n1", "n2", "n3"].map(place).to_vec();
+    options.etcd_places = vec![place("etcd")];
+    let cluster = Cluster::start(options).await.unwrap();
+    let mut options = RouterOptions::new(program);
+    options.address = network.address("rt");
+    options.wrap = network.wrap("rt");
+    let router = Router::start(&cluster, &options).await.unwrap();
+    Stage::populate(cluster, router, None, &Plan::default())
+}
+
+/// It stops by itself before its lease ends; whoever connects meanwhile waits for the next one.
+async fn primary_cut_from_etcd(network: &Network, stage: &Stage) {
+    let began = clock::now();
+    let row = outages::measure_of(stage, "primary cut from etcd", true, |old| {
+        network.cut(old, "etcd");
+        Ok(())
+    });
+    let row = row.await.unwrap();
+    network.heal(&row.from, "etcd");
+    assert_held(stage, &row);
+    let key = stage.keys.moved(began, &row.from).unwrap();
+    let old = stage.cluster.member(&row.from).unwrap().pg.to_string();
+    let last = tally::last_at(&stage.pgvane.since(began), &old).unwrap();
+    assert!(last <= key.at, "a write at {} {} ms after the key moved", row.from, millis_between(key.at, last));
+}
+
+/// Nothing answers and nothing refuses: only the key tells.
+async fn host_of_the_primary_dies(network: &Network, stage: &Stage) {
+    let row = outages::measure_of(stage, "death of the primary's host", true, |old| {
+        network.unplug(old);
+        Ok(())
+    });
+    let row = row.await.unwrap();
+    network.plug(&row.from);
+    assert_held(stage, &row);
+    stage.calm().await.unwrap();
+}
+
+fn assert_held(stage: &Stage, row: &Row) {
+    eprintln!("{row}");
+    let felt = &row.pgvane;
+    assert_eq!(felt.fared.refusals(), 0, "new connections failed: {row}{}", stage.tails());
+    assert_eq!(felt.fared.misrouted(), 0, "{row}{}", stage.tails());
+    assert!(felt.held > 0, "nobody was held: {row}");
+    assert!(felt.held_past_ms().unwrap() <= BEHIND_MAX_MS, "{row}{}", stage.tails());
+}
+
+/// The old primary's Patroni dies, its PostgreSQL stays writable and reachable, and the router
+/// hears nothing of the key that moves: it must stop by its own clock, or when another claims the
+/// lead. When the link returns, so do the clients.
+async fn router_cut_from_etcd_while_the_leader_moves(network: &Network, stage: &Stage) {
+    let old = stage.calm().await.unwrap();
+    let began = clock::now();
+    network.cut("rt", "etcd");
+    let stale = until(STALE_MAX, async || {
+        stage.router.status().await.is_ok_and(|status| status["clusters"][0]["dcs"]["state"] != "fresh")
+    });
+    assert!(stale.await, "the router does not notice that etcd is silent{}", stage.tails());
+    let moment = clock::now();
+    stage.pgvane_writes_at(&old, STALE_MAX).await.unwrap();
+    eprintln!("{} ms after going stale clients still write at the leader", millis_between(moment, clock::now()));
+    stage.cluster.kill_patroni(&old.name).unwrap();
+    assert!(until(MOVE_MAX, async || stage.keys.moved(began, &old.name).is_some()).await, "{}", stage.tails());
+    let key = stage.keys.moved(began, &old.name).unwrap();
+    tokio::time::sleep(ZOMBIE_LIVES).await;
+    let noted = stage.pgvane.since(began);
+    let last = millis_between(key.at, tally::last_at(&noted, &old.pg.to_string()).unwrap());
+    let late = zombies::late_rows(&old, &key).await.unwrap();
+    let latest = late.iter().map(|(_, after)| *after).fold(f64::NEG_INFINITY, f64::max);
+    eprintln!("router cut off: last write at the zombie {last:.0} ms after the key moved, {} late rows", late.len());
+    assert!(last <= ZOMBIE_MAX_MS && latest <= ZOMBIE_MAX_MS, "{last} {latest}{}", stage.tails());
+    network.heal("rt", "etcd");
+    let new = stage.cluster.member(key.holder.as_deref().unwrap()).unwrap().clone();
+    stage.pgvane_writes_at(&new, MOVE_MAX).await.unwrap();
+    let fared = Fared::of(&stage.pgvane.since(began));
+    assert_eq!((fared.refusals(), fared.misrouted()), (0, 0), "{fared:?}{}", stage.tails());
+    stage.cluster.restart_patroni(&old.name).unwrap();
+}
