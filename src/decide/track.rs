@@ -154,11 +154,12 @@ impl MemberTrack {
 
     /// Withdraws the proof. An answer that is under way was asked before, so it is not waited for.
     pub fn doubt(&mut self, why: Reason, now: Instant) {
-        let steady = self.proof.take().is_none_or(|p| now >= p.since + STEADY_PROOF);
+        let over = self.proving_until.is_none_or(|until| now >= until);
+        let opens_window = self.proof.take().map_or(over, |p| now >= p.since + STEADY_PROOF);
         self.doubt = why;
         self.in_flight = None;
         self.hurry = true;
-        if steady && self.proving_until.is_none_or(|until| now >= until) {
+        if opens_window {
             self.proving_until = Some(now + PROVING_FOR);
         }
     }
