@@ -67,6 +67,16 @@ pub struct Lead {
 
 impl Facts<'_> {
     pub fn decide(&self) -> Lead {
+        let lead = self.by_what_is_known();
+        // What once took writes and replays now keeps nobody: readers that come to it are new ones.
+        let fallen = self.writers.iter().any(|w| self.is_in_recovery(w));
+        if fallen && lead.open.is_none() && lead.keep == Keep::All {
+            return Lead { keep: Keep::Nobody, cut: Reason::InRecovery, ..lead };
+        }
+        lead
+    }
+
+    fn by_what_is_known(&self) -> Lead {
         let view = self.keeper.current();
         let leader = view.and_then(|v| v.leader.as_ref());
         match (self.keeper.freshness(self.now), view) {
