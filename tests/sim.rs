@@ -19,7 +19,7 @@ use sim::prng::Prng;
 use sim::world::{Act, World};
 use sim::{MS, Micros, SEC};
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 250;
 /// Faults begin in this span; then all is mended.
 const TROUBLE: Micros = 90 * SEC;
 /// Longer than a lease, a restart and a slow promotion together.
