@@ -77,7 +77,7 @@ impl Facts<'_> {
             },
             (Freshness::Lost { since }, Some(_)) => match leader {
                 Some(_) if self.replaced => self.lost_and_replaced(),
-                Some(key) => self.lost(&key.name),
+                Some(key) => self.lost_since(&key.name),
                 None => self.lost_keyless(since),
             },
             _ => self.at_start(),
@@ -149,6 +149,13 @@ impl Facts<'_> {
         self.open(name, until, reason, Reason::LeaderMoved)
     }
 
+    /// Whatever else is unknown, a key that named another before the silence is why sessions end.
+    fn lost_since(&self, name: &MemberName) -> Lead {
+        let lead = self.lost(name);
+        let moved = self.writers.iter().any(|writer| writer != name);
+        if moved { Lead { cut: Reason::LeaderMoved, ..lead } } else { lead }
+    }
+
     /// The key last named X, and nothing has been heard from the DCS for a while.
     fn lost(&self, name: &MemberName) -> Lead {
         let Some(track) = self.tracks.get(name) else { return self.hold(Reason::DcsLost, Keep::All) };
@@ -202,13 +209,15 @@ impl Facts<'_> {
         if self.is_in_recovery(name) {
             return Lead { cut: Reason::InRecovery, ..self.hold(Reason::DcsLost, Keep::Nobody) };
         }
-        let failsafe = track.claims_lead(self.now) && track.answer.as_ref().is_some_and(|(_, a)| a.failsafe_active);
-        if !failsafe {
+        // One 503 while it heals says less than the 200 before it.
+        if !track.vouches_by_failsafe(self.now) {
             let keep = if self.now < since + STALE_KEYLESS_GRACE { Keep::All } else { Keep::Nobody };
             return Lead { cut: Reason::DcsLost, ..self.hold(Reason::DcsLost, keep) };
         }
         match track.proof.as_ref().filter(|p| self.now < p.at + KEYLESS_PROOF_MAX) {
-            Some(proof) if self.rival_of(name).is_none() && !self.is_proof_old(track) => {
+            Some(proof)
+                if track.claims_lead(self.now) && self.rival_of(name).is_none() && !self.is_proof_old(track) =>
+            {
                 self.open(name, proof.at + KEYLESS_PROOF_MAX, Reason::FailsafeActive, Reason::OtherClaims)
             }
             _ => self.hold(Reason::DcsLost, Keep::Only(name.clone())),

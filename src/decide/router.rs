@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberName, Reason, Timeline};
+use crate::model::{
+    ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason, Timeline,
+};
 
 use super::lead::{Keep, Lead};
 use super::track::{Change, MemberTrack};
@@ -163,8 +165,10 @@ impl Router {
             let moved = (facts.conn.is_some() && track.conn != facts.conn)
                 || (facts.api.is_some() && track.api != facts.api)
                 || track.facts.is_none();
-            track.facts = Some(facts.clone());
-            // A malformed key keeps the addresses that were known.
+            // A malformed key comes without any fact: the member stays what it was.
+            if track.facts.is_none() || *facts != MemberFacts::default() {
+                track.facts = Some(facts.clone());
+            }
             track.conn = facts.conn.clone().or(track.conn.take());
             track.api = facts.api.clone().or(track.api.take());
             if moved {
@@ -221,6 +225,9 @@ impl Router {
             } else if old.is_none() {
                 // Deleted and created again by the same member: its proof stands, and is looked at.
                 self.track(&key.name, now).hurry();
+            } else if old.is_some_and(|old| old.create_revision != key.create_revision) {
+                // Who held it in between was not seen.
+                self.track(&key.name, now).doubt(Reason::LeaderUnproven, now);
             }
         } else if let Some(track) = self.last_leader.as_ref().and_then(|n| self.tracks.get_mut(n)) {
             track.hurry();

@@ -140,6 +140,8 @@ impl Router {
     fn note_lead(&mut self, lead: &Lead, now: Instant) {
         if let Some(open) = &lead.open {
             self.writers.insert(open.clone());
+            // Served by REST since the start: when the DCS comes back without a key, this is who led.
+            self.last_leader.get_or_insert_with(|| open.clone());
         }
         if self.lead.open != lead.open || self.lead.reason != lead.reason {
             let (from, to) = (self.lead.open.clone(), lead.open.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::member::{tag_is_true, tags_say_offline};
-use crate::model::{ClusterView, HostPort, Lsn, MemberName, Reason, RestRole, Role, ServiceSpec, Tags};
+use crate::model::{ClusterView, HostPort, Lsn, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags};
 
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
@@ -81,7 +81,7 @@ impl Ingredients<'_> {
         let Some(own) = tiers.first() else { return Vec::new() };
         let standing = |index: usize, name: &MemberName, own: Verdict| {
             let (state, reason) = match tiers.iter().position(|tier| tier[index].1.0 == TargetState::Open) {
-                Some(tier) if Some(tier) == used => (TargetState::Open, Reason::InService),
+                Some(tier) if Some(tier) == used => tiers[tier][index].1,
                 Some(_) => (TargetState::Standby, Reason::BackupUnused),
                 None => own,
             };
@@ -116,7 +116,9 @@ impl Ingredients<'_> {
     fn judge_reader(&self, spec: &ServiceSpec, role: Role, name: &MemberName, track: &MemberTrack) -> Verdict {
         let no_tags = Tags::new();
         let answered = track.answer.as_ref().map_or(&no_tags, |(_, a)| &a.tags);
-        let tags = track.facts.as_ref().map_or(answered, |f| &f.tags);
+        // A key that nobody could read says nothing about tags.
+        let written = track.facts.as_ref().filter(|f| **f != MemberFacts::default());
+        let tags = written.map_or(answered, |f| &f.tags);
         let offline = track.offline.unwrap_or_else(|| tags_say_offline(tags));
         match role {
             Role::Offline if !offline => return (TargetState::Standby, Reason::NotMyRole),

@@ -79,6 +79,8 @@ pub struct MemberTrack {
     pub answer: Option<(Instant, RestAnswer)>,
     /// Send time of the last probe answered 200.
     pub last_200: Option<Instant>,
+    /// ... and with its failsafe mode active.
+    pub last_failsafe: Option<Instant>,
     pub proof: Option<Proof>,
     /// Why it is not proven.
     pub doubt: Reason,
@@ -116,6 +118,7 @@ impl MemberTrack {
             health_since: now,
             answer: None,
             last_200: None,
+            last_failsafe: None,
             proof: None,
             doubt: Reason::NotChecked,
             asked: false,
@@ -145,6 +148,11 @@ impl MemberTrack {
     /// It said 200 recently, whatever it said since.
     pub fn vouches(&self, now: Instant) -> bool {
         self.last_200.is_some_and(|at| now < at + REST_SILENT_AFTER)
+    }
+
+    /// Its latest 200 is recent and came with failsafe mode active.
+    pub fn vouches_by_failsafe(&self, now: Instant) -> bool {
+        self.last_failsafe.is_some_and(|at| now < at + REST_SILENT_AFTER)
     }
 
     /// Withdraws the proof. An answer that is under way was asked before, so it is not waited for.
@@ -274,6 +282,7 @@ impl MemberTrack {
     fn answered(&mut self, answer: RestAnswer, sent_at: Instant, timing: &CheckTiming, now: Instant) -> Change {
         if answer.claims_lead() {
             self.last_200 = Some(sent_at);
+            self.last_failsafe = answer.failsafe_active.then_some(sent_at);
         }
         if answer.is_writable() {
             let since = self.proof.as_ref().map_or(now, |p| p.since);

@@ -1,0 +1,63 @@
+//! A virtual world around real routers: an etcd, PostgreSQL members under Patroni, clients, and time
+//! that only moves when the world says so. One seed, one history.
+//!
+//! `world` moves time and carries things between the others · `etcd` and `member` are what routers
+//! look at · `patroni` makes members behave by themselves · `shell` is a router with its data plane ·
+//! `checks` says what must never be seen · `faults` is what goes wrong · `script` reads scenarios.
+#![allow(dead_code, reason = "scenarios and the random simulation each use a part of the world")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgvane::model::service::TcpSpec;
+use pgvane::model::{Balance, CheckTiming, ClusterSpec, HoldSpec, HostPort, OnDcsLoss, Role, ServiceSpec};
+
+pub mod checks;
+pub mod etcd;
+pub mod faults;
+pub mod member;
+pub mod patroni;
+pub mod prng;
+pub mod script;
+pub mod shell;
+pub mod world;
+
+/// Virtual time: microseconds since the world began.
+pub type Micros = u64;
+pub const MS: Micros = 1_000;
+pub const SEC: Micros = 1_000_000;
+
+/// One cluster with the services that Pigsty's users know, and readers that care about lag.
+pub fn cluster(policy: OnDcsLoss, max_lag: Option<u64>) -> Arc<ClusterSpec> {
+    let service = |name: &str, port: u16, role: Role, backup: &[Role]| {
+        Arc::new(ServiceSpec {
+            name: name.into(),
+            listen: vec![HostPort::new("*", port)],
+            role,
+            backup: backup.to_vec(),
+            port: None,
+            max_lag: max_lag.filter(|_| role != Role::Primary),
+            streaming: false,
+            balance: Balance::LeastConn,
+            hold: HoldSpec::On { timeout: None, max: 1000 },
+            connect_timeout: Duration::from_secs(3),
+            retries: 3,
+            startup_timeout: Duration::from_secs(60),
+            close_on_down: true,
+            tcp: TcpSpec::default(),
+        })
+    };
+    Arc::new(ClusterSpec {
+        name: "pg-test".into(),
+        namespace: "service".to_owned(),
+        on_dcs_loss: policy,
+        check: CheckTiming::default(),
+        members: BTreeMap::new(),
+        services: vec![
+            service("primary", 5433, Role::Primary, &[]),
+            service("replica", 5434, Role::Replica, &[Role::Primary, Role::Offline]),
+            service("offline", 5438, Role::Offline, &[Role::Replica]),
+        ],
+    })
+}
