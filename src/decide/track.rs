@@ -72,6 +72,8 @@ pub struct MemberTrack {
     pub is_static: bool,
     pub health: Health,
     pub health_reason: Reason,
+    /// Why REST told nothing when it last did.
+    rest_reason: Reason,
     pub health_since: Instant,
     /// The last real answer and the send time of its probe.
     pub answer: Option<(Instant, RestAnswer)>,
@@ -112,6 +114,7 @@ impl MemberTrack {
             is_static: false,
             health: Health::new(timing),
             health_reason: Reason::NotChecked,
+            rest_reason: Reason::NotChecked,
             health_since: now,
             answer: None,
             last_200: None,
@@ -311,7 +314,11 @@ impl MemberTrack {
 
     /// Without a word from REST the PostgreSQL port decides; without an address the silence does.
     fn rest_told_nothing(&mut self, reason: Reason, timing: &CheckTiming, now: Instant) -> Change {
-        self.health_reason = reason;
+        self.rest_reason = reason;
+        let is_down = self.health.is_known() && !self.health.is_up();
+        if self.conn.is_none() || !is_down {
+            self.health_reason = reason;
+        } // else the port is asked next and has the word, or each check would tell two reasons
         if self.conn.is_none() {
             // `fall` is a span of time, however fast the probing.
             let paced = self.last_counted.is_none_or(|at| now >= at + timing.fastinter);
@@ -326,7 +333,10 @@ impl MemberTrack {
         self.port_in_flight.take_if(|f| f.number == number)?;
         let reason = match outcome {
             PortOutcome::CheckerLate => return Some(Change::default()),
-            PortOutcome::Answered if vouched => return Some(Change::default()),
+            PortOutcome::Answered if vouched => {
+                self.health_reason = self.rest_reason;
+                return Some(Change::default());
+            }
             PortOutcome::Answered => Reason::MemberGone,
             PortOutcome::Refused => Reason::PortRefused,
             PortOutcome::TimedOut | PortOutcome::Unreachable(_) => Reason::PortSilent,

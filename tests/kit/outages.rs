@@ -23,10 +23,10 @@ const WRITES_MAX: Duration = Duration::from_secs(60);
 const AFTER: Duration = Duration::from_secs(1);
 /// Looked back from the event for the last good write before it.
 const BEFORE: Duration = Duration::from_secs(2);
-/// Between two that arrive in the outage: dense at first, where switchovers end, then sparse, so
-/// that those who pile up during a ttl fit PostgreSQL's connections.
-const ARRIVE_EVERY: Duration = Duration::from_millis(100);
-const ARRIVE_EVERY_LATER: Duration = Duration::from_millis(700);
+/// Between two that arrive in the outage: dense at first, where switchovers end, then sparse: what
+/// counts is how long clients are held, not how many processes PostgreSQL can start in a second.
+const ARRIVE_EVERY: Duration = Duration::from_millis(250);
+const ARRIVE_EVERY_LATER: Duration = Duration::from_secs(2);
 const DENSE_FOR: Duration = Duration::from_secs(3);
 /// A shorter gap between two writes of the poller is only a busy machine.
 const OUTAGE_MIN: Duration = Duration::from_millis(400);
