@@ -10,7 +10,7 @@ use super::router::Router;
 use super::table::Ingredients;
 use super::track::{MemberTrack, Urgency};
 use super::view::{FRESH_FOR, Freshness, LATE_AFTER};
-use super::{Effect, Memory, RememberedMember, Routes, ServiceRoutes, Transition};
+use super::{Effect, Memory, RememberedMember, Routes, ServiceRoutes, Standing, TargetState, Transition};
 
 impl Router {
     /// Draws the conclusions from what is known now. Every call from outside ends here.
@@ -77,7 +77,7 @@ impl Router {
         };
         if self.was_fresh != Some(fresh) {
             self.was_fresh = Some(fresh);
-            let reason = if fresh { Reason::CheckPassed } else { Reason::DcsLost };
+            let reason = if fresh { Reason::CheckPassed } else { Reason::DcsStale };
             self.log(Transition::Dcs { fresh, reason });
         }
     }
@@ -182,7 +182,7 @@ impl Router {
             let before = self.routes.service(&service.spec.name);
             for standing in &service.standings {
                 let old = before.and_then(|b| b.standings.iter().find(|s| s.member == standing.member));
-                if old.map(|o| (o.state, o.reason)) != Some((standing.state, standing.reason)) {
+                if is_news(old, standing) {
                     lines.push(Transition::Target {
                         service: ServiceName::clone(&service.spec.name),
                         member: standing.member.clone(),
@@ -291,4 +291,10 @@ impl Router {
     pub(super) fn log(&mut self, transition: Transition) {
         self.effects.push_back(Effect::Log(transition));
     }
+}
+
+/// A member that is down may be so for one reason after the other; that is no transition.
+fn is_news(old: Option<&Standing>, new: &Standing) -> bool {
+    let quiet = matches!(new.state, TargetState::Down | TargetState::Unknown);
+    old.is_none_or(|old| old.state != new.state || (old.reason != new.reason && !quiet))
 }

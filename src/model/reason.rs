@@ -34,6 +34,7 @@ reasons! {
     BelowTimelineMark => "below_timeline_mark", "its timeline is older than one a leader already proved";
     OtherSystem => "other_system", "its system identifier is not this cluster's";
     DcsLost => "dcs_lost", "the DCS cannot be read and the leader does not vouch for itself";
+    DcsStale => "dcs_stale", "no read was answered for 2 s; what follows rests on what was known";
     DcsReplaced => "dcs_replaced", "the DCS went back in time or is another one; the leader must prove itself again";
     OtherClaims => "other_claims", "another member claims the lead";
     FailsafeActive => "failsafe_active", "the leader key is gone and the leader's failsafe mode is active";
