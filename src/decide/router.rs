@@ -230,7 +230,8 @@ impl Router {
                 self.last_leader = Some(key.name.clone());
             } else if old.is_none() {
                 // Deleted and created again by the same member: its proof stands, and is looked at.
-                self.track(&key.name, now).hurry();
+                let track = self.track(&key.name, now);
+                if track.proof.is_some() { track.hurry() } else { track.named(now) }
             } else if old.is_some_and(|old| old.create_revision != key.create_revision) {
                 // Who held it in between was not seen.
                 self.track(&key.name, now).doubt(Reason::LeaderUnproven, now);
