@@ -250,8 +250,17 @@ impl Facts<'_> {
                 Lead { cut: Reason::LeaseEnded, ..self.hold(Reason::DcsLost, Keep::Nobody) }
             }
             [] | [_] => self.hold(Reason::DcsLost, Keep::All),
+            _ if self.is_deposed() => self.hold(Reason::OtherClaims, Keep::Nobody),
             _ => self.hold(Reason::OtherClaims, Keep::All),
         }
+    }
+
+    /// Served by REST since the start, and another claims the lead on a later timeline.
+    fn is_deposed(&self) -> bool {
+        let tracks = self.writers.iter().filter_map(|writer| self.tracks.get_key_value(writer));
+        tracks
+            .filter_map(|(name, track)| Some((self.rival_of(name)?, track)))
+            .any(|(rival, track)| is_later(rival, track))
     }
 
     fn fits_memory(&self, track: &MemberTrack) -> bool {

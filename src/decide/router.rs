@@ -225,15 +225,17 @@ impl Router {
         if let Some(key) = new {
             // Whoever takes the key now does so in the DCS as it is.
             self.replaced &= key.create_revision <= self.replaced_revision;
-            if self.last_leader.as_ref() != Some(&key.name) {
-                self.track(&key.name, now).named(now);
-                self.last_leader = Some(key.name.clone());
-            } else if old.is_none() {
+            let taken = old.is_none_or(|old| old.create_revision != key.create_revision);
+            let again = self.last_leader.replace(key.name.clone()).as_ref() == Some(&key.name);
+            let track = self.track(&key.name, now);
+            match (again, taken) {
+                (false, _) => track.named(now),
+                (true, true) if track.proof.is_none() => track.named(now),
                 // Deleted and created again by the same member: its proof stands, and is looked at.
-                self.track(&key.name, now).hurry();
-            } else if old.is_some_and(|old| old.create_revision != key.create_revision) {
+                (true, true) if old.is_none() => track.hurry(),
                 // Who held it in between was not seen.
-                self.track(&key.name, now).doubt(Reason::LeaderUnproven, now);
+                (true, true) => track.doubt(Reason::LeaderUnproven, now),
+                (true, false) => {}
             }
         } else if let Some(track) = self.last_leader.as_ref().and_then(|n| self.tracks.get_mut(n)) {
             track.hurry();

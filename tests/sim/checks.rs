@@ -217,7 +217,8 @@ impl World {
         }
         let named = self.etcd.leader_since.max(member.primary_lost_at);
         // Twenty milliseconds between questions for ten seconds, then `fastinter`.
-        let slow = member.pg_since.saturating_sub(named) + SEC > 10 * SEC;
+        let replaced_since = self.etcd.replaced_at.is_some_and(|at| at >= named);
+        let slow = replaced_since || member.pg_since.saturating_sub(named) + SEC > 10 * SEC;
         let writable = member.pg_since.max(self.etcd.leader_since) + if slow { 1_300 * MS } else { OPEN_WITHIN };
         let replaced = self.etcd.replaced_at.unwrap_or(0);
         let calm = [self.router_clear_since(r), shell.reach_since, member.rest_since, member.host_since, replaced];
