@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use members::crowd::{Crowd, open_sessions};
 use members::router::Router;
-use members::stage::{Stage, TIMELINE};
+use members::stage::Stage;
 use members::{millis, ms, secs, until};
 use pgvane::runtime::clock;
 use tokio::task::JoinSet;
@@ -94,7 +94,7 @@ fn report(done: &[Move], waits: &[(Instant, Instant)]) {
     row("writable to first client's write", done.iter().map(|m| millis(m.writable, m.first_write)));
     row("writable to last waiting client served", done.iter().map(last_served));
     row("key taken to last byte at the old leader", done.iter().map(|m| millis(m.moved, m.last_byte)));
-    row("  the same from the asking for the key", done.iter().map(|m| millis(m.asked, m.last_byte)));
+    row("  counted from the asking for the key", done.iter().map(|m| millis(m.asked, m.last_byte)));
 }
 
 async fn close_crowds(stage: &Stage, router: &Router, moves: usize) {

@@ -146,7 +146,8 @@ scenarios! {
     slow_promotion member_key_malformed
     start_during_outage start_during_outage_two_claim start_during_outage_close start_during_outage_zombie
     start_failsafe_keyless lag_hysteresis readers_by_tag backup_order read_sessions_kept dcs_loss_close
-    other_system_id checker_late router_paused replica_down below_mark keyless_stale keyless_blip
+    other_system_id other_system_in_outage checker_late router_paused replica_down below_mark keyless_stale keyless_blip crash_after_failover
+    replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
 }
 
 #[test]

@@ -77,7 +77,9 @@ fn run(file: &FileArgument, format: LogFormat) -> ExitCode {
         }
     };
     log::start(format);
-    finish(run::run(config))
+    let outcome = run::run(config);
+    log::finish();
+    finish(outcome)
 }
 
 fn finish(outcome: anyhow::Result<()>) -> ExitCode {

@@ -67,6 +67,16 @@ pub struct Lead {
 
 impl Facts<'_> {
     pub fn decide(&self) -> Lead {
+        let lead = self.by_what_is_known();
+        // What once took writes and replays now keeps nobody: readers that come to it are new ones.
+        let fallen = self.writers.iter().any(|w| self.is_in_recovery(w));
+        if fallen && lead.open.is_none() && lead.keep == Keep::All {
+            return Lead { keep: Keep::Nobody, cut: Reason::InRecovery, ..lead };
+        }
+        lead
+    }
+
+    fn by_what_is_known(&self) -> Lead {
         let view = self.keeper.current();
         let leader = view.and_then(|v| v.leader.as_ref());
         match (self.keeper.freshness(self.now), view) {
@@ -176,7 +186,7 @@ impl Facts<'_> {
         if rival.is_some() {
             return self.hold(Reason::OtherClaims, keep);
         }
-        if track.proof.is_none() || !track.claims_lead(self.now) || self.is_proof_old(track) {
+        if !track.claims_lead(self.now) || self.is_proof_doubtful(track) {
             return self.hold(Reason::DcsLost, keep);
         }
         let mut until = self.vouched_until(track);
@@ -186,11 +196,11 @@ impl Facts<'_> {
         self.open(name, until, Reason::ServedByRest, Reason::LeaderMoved)
     }
 
-    fn is_proof_old(&self, track: &MemberTrack) -> bool {
-        match track.proof.as_ref().map(|p| (p.timeline, p.system_id.as_ref())) {
-            Some((Some(timeline), Some(system))) => self.is_below_mark(system, timeline),
-            _ => true,
-        }
+    /// Not proven, below the mark, or not the system that the last view named.
+    fn is_proof_doubtful(&self, track: &MemberTrack) -> bool {
+        let nothing = ClusterView::default();
+        let view = self.keeper.current().map_or(&nothing, |v| v);
+        track.proof.as_ref().is_none_or(|proof| self.proof_doubt(view, proof).is_some())
     }
 
     /// A replaced DCS that fell silent before its leader proved itself tells nothing at all.
@@ -216,7 +226,7 @@ impl Facts<'_> {
         }
         match track.proof.as_ref().filter(|p| self.now < p.at + KEYLESS_PROOF_MAX) {
             Some(proof)
-                if track.claims_lead(self.now) && self.rival_of(name).is_none() && !self.is_proof_old(track) =>
+                if track.claims_lead(self.now) && self.rival_of(name).is_none() && !self.is_proof_doubtful(track) =>
             {
                 self.open(name, proof.at + KEYLESS_PROOF_MAX, Reason::FailsafeActive, Reason::OtherClaims)
             }
@@ -246,7 +256,7 @@ impl Facts<'_> {
 
     fn fits_memory(&self, track: &MemberTrack) -> bool {
         let system = track.proof.as_ref().and_then(|p| p.system_id.as_ref());
-        system.is_some_and(|s| self.marks.contains_key(s)) && !self.is_proof_old(track)
+        system.is_some_and(|s| self.marks.contains_key(s)) && !self.is_proof_doubtful(track)
     }
 
     fn last_leader_track(&self) -> Option<(&MemberName, &MemberTrack)> {

@@ -31,6 +31,8 @@ pub struct Router {
     pub(super) writers: BTreeSet<MemberName>,
     pub(super) last_leader: Option<MemberName>,
     pub(super) replaced: bool,
+    /// Leader keys created up to this revision came with a replaced DCS.
+    pub(super) replaced_revision: i64,
     /// A request to leave the leader, and when it was first seen.
     pub(super) planned: Option<(FailoverRequest, Instant)>,
     pub(super) remembered: bool,
@@ -60,6 +62,7 @@ impl Router {
             writers: BTreeSet::new(),
             last_leader: None,
             replaced: false,
+            replaced_revision: 0,
             planned: None,
             remembered: !memory.members.is_empty(),
             lead,
@@ -143,6 +146,7 @@ impl Router {
             Verdict::Accepted => {}
             Verdict::Replaced => {
                 self.replaced = true;
+                self.replaced_revision = self.keeper.current().map_or(0, |v| v.revision);
                 self.tracks.values_mut().for_each(|t| t.doubt(Reason::DcsReplaced, now));
                 self.log(Transition::Dcs { fresh: false, reason: Reason::DcsReplaced });
             }
@@ -219,6 +223,8 @@ impl Router {
         let old = before.and_then(|v| v.leader.as_ref());
         let new = view.leader.as_ref();
         if let Some(key) = new {
+            // Whoever takes the key now does so in the DCS as it is.
+            self.replaced &= key.create_revision <= self.replaced_revision;
             if self.last_leader.as_ref() != Some(&key.name) {
                 self.track(&key.name, now).named(now);
                 self.last_leader = Some(key.name.clone());

@@ -24,12 +24,12 @@ impl Router {
         if !cuts.is_empty() || !self.closes.is_empty() {
             // Nobody is opened before everybody else is closed; who is open already stays so.
             let open = lead.open.clone().filter(|open| self.lead.open.as_ref() == Some(open));
-            self.publish(&Lead { open, ..lead.clone() }, now);
+            self.publish(&Lead { open, ..lead.clone() }, &cuts, now);
             self.effects.extend(std::mem::take(&mut self.closes));
             self.cut(cuts, lead.cut);
         }
         self.note_lead(&lead, now);
-        self.publish(&lead, now);
+        self.publish(&lead, &[], now);
         self.confirm(&lead);
         self.send_probes(now);
         self.remember(now);
@@ -151,7 +151,7 @@ impl Router {
         self.lead = lead.clone();
     }
 
-    fn publish(&mut self, lead: &Lead, now: Instant) {
+    fn publish(&mut self, lead: &Lead, cutting: &[MemberName], now: Instant) {
         let view = self.keeper.current().map(Arc::as_ref);
         let ingredients = Ingredients {
             now,
@@ -161,6 +161,7 @@ impl Router {
             view,
             tracks: &self.tracks,
             lead,
+            cutting,
             writers: &self.writers,
             previous: &self.routes,
         };

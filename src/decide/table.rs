@@ -22,6 +22,8 @@ pub struct Ingredients<'a> {
     pub view: Option<&'a ClusterView>,
     pub tracks: &'a BTreeMap<MemberName, MemberTrack>,
     pub lead: &'a Lead,
+    /// Members whose sessions are all about to be closed: nobody is sent there before that.
+    pub cutting: &'a [MemberName],
     /// Members that may have write sessions; cancel requests go there too.
     pub writers: &'a BTreeSet<MemberName>,
     pub ttl: Duration,
@@ -98,6 +100,9 @@ impl Ingredients<'_> {
         }
         if role == Role::Primary {
             return self.judge_primary(name, track);
+        }
+        if self.cutting.contains(name) {
+            return (TargetState::Standby, Reason::NotMyRole);
         }
         if !track.health.is_up() {
             return down_or_unknown(track);

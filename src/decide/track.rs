@@ -150,18 +150,19 @@ impl MemberTrack {
         self.last_200.is_some_and(|at| now < at + REST_SILENT_AFTER)
     }
 
-    /// Its latest 200 is recent and came with failsafe mode active.
+    /// It said 200 recently with failsafe mode active, whatever it said since.
     pub fn vouches_by_failsafe(&self, now: Instant) -> bool {
         self.last_failsafe.is_some_and(|at| now < at + REST_SILENT_AFTER)
     }
 
     /// Withdraws the proof. An answer that is under way was asked before, so it is not waited for.
     pub fn doubt(&mut self, why: Reason, now: Instant) {
-        let steady = self.proof.take().is_none_or(|p| now >= p.since + STEADY_PROOF);
+        let over = self.proving_until.is_none_or(|until| now >= until);
+        let opens_window = self.proof.take().map_or(over, |p| now >= p.since + STEADY_PROOF);
         self.doubt = why;
         self.in_flight = None;
         self.hurry = true;
-        if steady && self.proving_until.is_none_or(|until| now >= until) {
+        if opens_window {
             self.proving_until = Some(now + PROVING_FOR);
         }
     }
@@ -282,7 +283,10 @@ impl MemberTrack {
     fn answered(&mut self, answer: RestAnswer, sent_at: Instant, timing: &CheckTiming, now: Instant) -> Change {
         if answer.claims_lead() {
             self.last_200 = Some(sent_at);
-            self.last_failsafe = answer.failsafe_active.then_some(sent_at);
+            // It ends when the leader takes its key again, which we may not have read yet.
+            if answer.failsafe_active {
+                self.last_failsafe = Some(sent_at);
+            }
         }
         if answer.is_writable() {
             let since = self.proof.as_ref().map_or(now, |p| p.since);

@@ -1,9 +1,17 @@
 //! One log line per transition, with its reason.
 
+mod queue;
+
 use std::io::IsTerminal;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::decide::Transition;
 use crate::model::MemberName;
+
+/// For the last lines at the end of the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How log lines are written to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -17,12 +25,22 @@ pub enum LogFormat {
 pub fn start(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = match queue::start(std::io::stderr()) {
+        Ok(queue) => BoxMakeWriter::new(queue),
+        // Without a thread for it, the slow way is better than none.
+        Err(_) => BoxMakeWriter::new(std::io::stderr),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call, as in tests, keeps the first writer.
     let _already = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
+}
+
+/// Waits until everything said so far is written, as far as whoever reads it lets us.
+pub fn finish() {
+    queue::flush(FLUSH_TIMEOUT);
 }
 
 fn named(member: Option<&MemberName>) -> &str {

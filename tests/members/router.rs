@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -111,6 +112,15 @@ impl Router {
         let router = Router::start_unready(setup);
         router.until_ready().await;
         router
+    }
+
+    /// Its log goes into a pipe that nobody reads until the second value is dropped.
+    pub fn start_unheard(setup: Setup) -> (Router, PipeReader) {
+        setup.write_config();
+        let (unread, log) = std::io::pipe().expect("a pipe");
+        let mut command = command(&setup.config_path(), &setup.folder.path().join("router.log"));
+        let process = Process::start(command.stderr(log));
+        (Router { setup, process }, unread)
     }
 
     pub fn start_unready(setup: Setup) -> Router {

@@ -106,6 +106,23 @@ async fn an_unwritable_state_file_is_said_and_stops_nobody() {
     client.write().await.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// More is said than a pipe holds, and whoever should read it hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let stage = Stage::start().await;
+    let (mut router, _unread) = Router::start_unheard(stage.setup());
+    router.until_ready().await;
+    router.until_open("n1").await;
+    let crowd = open_sessions(router.write_port(0), 500).await;
+    stage.fail_over_to_n2().await;
+    until("all of them are cut", secs(20), || async { stage.n1().journal.open() == 0 }).await;
+    let mut client = open_sessions(router.write_port(0), 1).await.remove(0);
+    client.write().await.unwrap_or_else(|failure| panic!("{failure}"));
+    drop((crowd, client));
+    router.terminate();
+    assert_eq!(router.exit(secs(20)).await.and_then(|status| status.code()), Some(0));
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");

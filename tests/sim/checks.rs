@@ -172,6 +172,8 @@ impl World {
         }
         let fresh = self.etcd.is_up() && long_ago(self.router_clear_since(r));
         let keyed = self.etcd.leader() == Some(&member.name);
+        // Without a key, a 200 alone vouches for nobody; with failsafe mode active it does.
+        let keyed = keyed && shell.knowledge.as_ref().is_some_and(|k| k.leader.is_some());
         let vouches = rest && member.says_200(self.now) && (keyed || member.failsafe_active);
         fresh || vouches && long_ago(self.etcd.leader_since)
     }
@@ -213,7 +215,7 @@ impl World {
         if excused {
             return None;
         }
-        let named = self.etcd.leader_since.max(member.pg_lost_at);
+        let named = self.etcd.leader_since.max(member.primary_lost_at);
         // Twenty milliseconds between questions for ten seconds, then `fastinter`.
         let slow = member.pg_since.saturating_sub(named) + SEC > 10 * SEC;
         let writable = member.pg_since.max(self.etcd.leader_since) + if slow { 1_300 * MS } else { OPEN_WITHIN };

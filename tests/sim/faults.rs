@@ -46,6 +46,8 @@ pub enum Fault {
     /// The timeline is there with the promotion; see `Promoted`.
     Timeline(usize, u32),
     Promoted(usize),
+    /// The next promotion takes this long.
+    SlowPromotion(Micros),
     Switchover,
     DropLeaderKey,
     ClusterPause(bool),
@@ -89,7 +91,10 @@ impl World {
             Fault::Host { member, up } => self.set_host(member, up),
             Fault::Timeline(m, timeline) => self.set_timeline(m, timeline),
             Fault::Promoted(m) => self.members[m].switching = false,
+            Fault::SlowPromotion(span) => self.promote_takes = Some(span),
             Fault::Switchover => self.ask_switchover(),
+            // Keys change through etcd, or not at all.
+            Fault::DropLeaderKey | Fault::ClusterPause(_) | Fault::Failsafe(_) if !self.etcd.is_up() => {}
             Fault::DropLeaderKey => self.commit(|keys| keys.leader = None),
             Fault::ClusterPause(on) => self.commit(|keys| keys.settings.pause = on),
             Fault::Failsafe(on) => self.commit(|keys| keys.settings.failsafe_mode = on),

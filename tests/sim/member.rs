@@ -45,6 +45,8 @@ pub struct Member {
     pub pg_since: Micros,
     /// When PostgreSQL last became unable to serve.
     pub pg_lost_at: Micros,
+    /// ... while it was primary.
+    pub primary_lost_at: Micros,
     pub agent: Agent,
     pub rest: Rest,
     /// Since when REST, agent and host are as they should be.
@@ -83,6 +85,7 @@ impl Member {
             epoch: 0,
             pg_since: 0,
             pg_lost_at: 0,
+            primary_lost_at: 0,
             agent: Agent::Running,
             rest: Rest::Answers,
             rest_since: 0,

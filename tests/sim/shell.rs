@@ -192,6 +192,7 @@ impl World {
             Effect::PublishRoutes(table) => {
                 self.check_table(r, &table);
                 self.routers[r].routes = table;
+                self.newcomers(r);
                 self.wake(r);
             }
             Effect::Confirm { until } => {
@@ -255,12 +256,16 @@ impl World {
         shell.holds = waiting;
         shell.expired += over.len();
         self.wake(r);
+        self.newcomers(r);
+        self.check_liveness(r);
+    }
+
+    fn newcomers(&mut self, r: usize) {
         if self.routers[r].clients {
             for service in self.routers[r].spec.services.clone() {
-                self.arrive(r, service.name.clone(), now);
+                self.arrive(r, service.name.clone(), self.now);
             }
         }
-        self.check_liveness(r);
     }
 
     fn arrive(&mut self, r: usize, service: ServiceName, since: Micros) {

@@ -341,6 +341,9 @@ impl World {
         let promoted = from == Pg::Recovery && to == Pg::Primary;
         if !promoted && matches!(from, Pg::Recovery | Pg::Primary) {
             member.pg_lost_at = now;
+            if from == Pg::Primary {
+                member.primary_lost_at = now;
+            }
         }
         let (name, reached) = (member.name.clone(), member.host_up);
         self.note(|| format!("{name} postgres {from:?} -> {to:?}"));
