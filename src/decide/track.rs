@@ -369,3 +369,32 @@ impl MemberTrack {
         silent.into_iter().chain(proving)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::clock;
+
+    /// One check of a member whose REST API refuses, and then its port.
+    fn refused(track: &mut MemberTrack, number: u64, timing: &CheckTiming, now: Instant) -> [Reason; 2] {
+        track.send(number, Urgency::Routine, timing, now).unwrap();
+        track.probe_done(number, ProbeOutcome::Refused, timing, now).unwrap();
+        let told_first = track.health_reason;
+        track.send_port(number, timing, now).unwrap();
+        track.port_done(number, PortOutcome::Refused, true, now).unwrap();
+        [told_first, track.health_reason]
+    }
+
+    #[test]
+    fn a_dead_member_gives_one_reason_in_every_check() {
+        let (timing, start) = (CheckTiming::default(), clock::now());
+        let mut track = MemberTrack::new(&timing, start);
+        track.api = ApiAddress::parse("http://127.0.0.1:8008/patroni");
+        track.conn = Some(HostPort::new("127.0.0.1", 5432));
+        let check = |number: u32| refused(&mut track, u64::from(number), &timing, start + timing.downinter * number);
+        let told: Vec<[Reason; 2]> = (1..timing.fall + 4).map(check).collect();
+        for reasons in &told[timing.fall as usize..] {
+            assert_eq!(*reasons, [Reason::PortRefused; 2]);
+        }
+    }
+}
