@@ -226,7 +226,11 @@ impl Router {
             // Whoever takes the key now does so in the DCS as it is.
             self.replaced &= key.create_revision <= self.replaced_revision;
             let taken = old.is_none_or(|old| old.create_revision != key.create_revision);
-            let again = self.last_leader.replace(key.name.clone()).as_ref() == Some(&key.name);
+            let previous = self.last_leader.replace(key.name.clone());
+            let again = previous.as_ref() == Some(&key.name);
+            if let Some(previous) = previous.filter(|_| !again) {
+                self.close_readers_of_deposed(previous);
+            }
             let track = self.track(&key.name, now);
             match (again, taken) {
                 (false, _) => track.named(now),
@@ -246,6 +250,16 @@ impl Router {
             if *source == ViewSource::Watch {
                 self.effects.push_back(Effect::ReadNow);
             }
+        }
+    }
+
+    /// A member may have been promoted without ever having been opened here; sessions that came to
+    /// it as readers could write by now.
+    fn close_readers_of_deposed(&mut self, member: MemberName) {
+        let harmless = self.tracks.get(&member).is_none_or(MemberTrack::is_harmless);
+        if !harmless && !self.replaced && !self.writers.contains(&member) {
+            let reason = Reason::LeaderMoved;
+            self.closes.push(Effect::CloseSessions { member, services: None, reason });
         }
     }
 

@@ -21,8 +21,10 @@ pub const VOUCHING_EVERY: Duration = Duration::from_millis(500);
 pub const VOUCHING_LIMIT: Duration = Duration::from_secs(1);
 /// REST counts as silent when its last 200 is this old.
 pub const REST_SILENT_AFTER: Duration = Duration::from_secs(3);
-/// A proof that was withdrawn sooner than this does not open a new window of fast probing.
+/// A proof that was withdrawn sooner than this opens only a shorter window of fast probing.
 const STEADY_PROOF: Duration = Duration::from_secs(1);
+/// The shortest window is PROVING_FOR / 2^10, which is less than one probe.
+const SHORT_PROOFS_MAX: u32 = 10;
 /// A probe whose outcome was never told is given up this long after its deadline.
 const PROBE_LOST_AFTER: Duration = Duration::from_secs(1);
 
@@ -91,6 +93,9 @@ pub struct MemberTrack {
     last_port_sent: Option<Instant>,
     last_counted: Option<Instant>,
     proving_until: Option<Instant>,
+    /// Proofs in a row that did not last; each halves the next window of fast probing.
+    short_proofs: u32,
+    named_at: Option<Instant>,
     /// Asked to be probed out of turn.
     hurry: bool,
 }
@@ -128,6 +133,8 @@ impl MemberTrack {
             last_port_sent: None,
             last_counted: None,
             proving_until: None,
+            short_proofs: 0,
+            named_at: None,
             hurry: false,
         }
     }
@@ -158,13 +165,26 @@ impl MemberTrack {
     /// Withdraws the proof. An answer that is under way was asked before, so it is not waited for.
     pub fn doubt(&mut self, why: Reason, now: Instant) {
         let over = self.proving_until.is_none_or(|until| now >= until);
-        let opens_window = self.proof.take().map_or(over, |p| now >= p.since + STEADY_PROOF);
+        match self.proof.take() {
+            // A proof that does not last must not mean asking for ever at full speed.
+            Some(proof) if now < proof.since + STEADY_PROOF => {
+                self.short_proofs = (self.short_proofs + 1).min(SHORT_PROOFS_MAX);
+                if over {
+                    self.proving_until = Some(now + PROVING_FOR / (1 << self.short_proofs));
+                }
+            }
+            Some(_) => self.open_window(now),
+            None if over => self.open_window(now),
+            None => {}
+        }
         self.doubt = why;
         self.in_flight = None;
         self.hurry = true;
-        if opens_window {
-            self.proving_until = Some(now + PROVING_FOR);
-        }
+    }
+
+    fn open_window(&mut self, now: Instant) {
+        self.short_proofs = 0;
+        self.proving_until = Some(now + PROVING_FOR);
     }
 
     /// The leader key names it from now on: only what it says from here counts.
@@ -173,7 +193,14 @@ impl MemberTrack {
         self.doubt = Reason::LeaderUnproven;
         self.in_flight = None;
         self.hurry = true;
-        self.proving_until = Some(now + PROVING_FOR);
+        self.named_at = Some(now);
+        self.open_window(now);
+    }
+
+    /// It said in recovery after the leader key had named it: not promoted, or not any more.
+    pub fn is_harmless(&self) -> bool {
+        let said = self.answer.as_ref().filter(|(_, a)| a.is_in_recovery()).map(|(sent_at, _)| *sent_at);
+        said.is_some_and(|at| self.named_at.is_none_or(|named| at >= named))
     }
 
     /// Ask out of turn.
@@ -218,8 +245,7 @@ impl MemberTrack {
     fn limit(&self, urgency: Urgency, timing: &CheckTiming, now: Instant) -> Duration {
         match urgency {
             Urgency::Proving if self.is_proving_fast(now) => PROVING_LIMIT,
-            Urgency::Keyless => PROVING_LIMIT,
-            Urgency::Vouching | Urgency::Watching => VOUCHING_LIMIT.min(timing.timeout),
+            Urgency::Keyless | Urgency::Vouching | Urgency::Watching => VOUCHING_LIMIT.min(timing.timeout),
             Urgency::Routine | Urgency::Proving => timing.timeout,
         }
     }
@@ -298,6 +324,11 @@ impl MemberTrack {
                 self.doubt(why, now);
             }
             self.doubt = why;
+        }
+        // A PostgreSQL that crashes and starts again takes longer than the window, and says so.
+        let stirs = self.answer.as_ref().is_some_and(|(_, before)| before.state != answer.state);
+        if self.proof.is_none() && stirs {
+            self.proving_until = Some(now + PROVING_FOR);
         }
         let runs = answer.is_writable() || answer.is_in_recovery();
         self.answer = Some((sent_at, answer));

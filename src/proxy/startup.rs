@@ -12,6 +12,10 @@ pub const FIRST_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// The server cannot take connections now; a driver tries again or elsewhere.
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
+/// cannot_connect_now, admin_shutdown, crash_shutdown: of a server, and not of a client's doing.
+const CLOSING: [&[u8]; 3] = [CANNOT_CONNECT_NOW.as_bytes(), b"57P01", b"57P02"];
+/// Type, length 8, code 0.
+const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
 /// The router's own resources are used up.
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// A protocol version nobody behind this router speaks.
@@ -118,14 +122,14 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstAnswer {
     Incomplete,
-    /// FATAL 57P03: this server takes nobody now.
+    /// FATAL 57P03, or 57P01 and 57P02 from one that closes this moment: it takes nobody now.
     CannotConnectNow,
     /// The client's own business.
     Other,
 }
 
 /// Looks at the first message of a server, past a NegotiateProtocolVersion, which PostgreSQL sends
-/// before it looks whether it takes connections at all.
+/// before it looks whether it takes connections at all, and past an AuthenticationOk.
 pub fn first_answer(bytes: &[u8]) -> FirstAnswer {
     let Some((kind, length)) = message(bytes) else { return FirstAnswer::Incomplete };
     if length > FIRST_ANSWER_BYTES_MAX {
@@ -136,8 +140,17 @@ pub fn first_answer(bytes: &[u8]) -> FirstAnswer {
             Some(rest) => first_answer(rest),
             None => FirstAnswer::Incomplete,
         },
+        // PostgreSQL sends AuthenticationOk together with what follows it, and a client has nothing
+        // to say in between.
+        b'R' if length == AUTHENTICATION_OK.len() => match bytes.strip_prefix(AUTHENTICATION_OK) {
+            Some(rest) => first_answer(rest),
+            None if bytes.len() < length => FirstAnswer::Incomplete,
+            None => FirstAnswer::Other,
+        },
         b'E' => match bytes.get(5..length) {
-            Some(fields) if error_code(fields) == Some(CANNOT_CONNECT_NOW.as_bytes()) => FirstAnswer::CannotConnectNow,
+            Some(fields) if error_code(fields).is_some_and(|code| CLOSING.contains(&code)) => {
+                FirstAnswer::CannotConnectNow
+            }
             Some(_) => FirstAnswer::Other,
             // Before 9.x a postmaster that could not fork wrote bare text, whose "length" is letters.
             None => FirstAnswer::Incomplete,
@@ -150,7 +163,7 @@ pub fn first_answer(bytes: &[u8]) -> FirstAnswer {
 /// one. Without all of a header only a message that cannot matter is told.
 fn message(bytes: &[u8]) -> Option<(u8, usize)> {
     let kind = *bytes.first()?;
-    if !matches!(kind, b'v' | b'E') {
+    if !matches!(kind, b'v' | b'E' | b'R') {
         return Some((kind, 0));
     }
     let length = word(bytes, 1)? as usize;
@@ -234,12 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn only_57p03_sends_a_client_back() {
+    fn only_a_server_that_closes_or_starts_sends_a_client_back() {
         let rejected = fatal(CANNOT_CONNECT_NOW, "the database system is starting up", "", "");
         assert_eq!(first_answer(&rejected), FirstAnswer::CannotConnectNow);
         assert_eq!(first_answer(&fatal("28P01", "57P03", "C57P03", "")), FirstAnswer::Other);
-        assert_eq!(first_answer(b"R\0\0\0\x08\0\0\0\0"), FirstAnswer::Other);
-        assert_eq!(first_answer(b"R"), FirstAnswer::Other);
+        let admitted = |rest: &[u8]| first_answer(&[AUTHENTICATION_OK, rest].concat());
+        assert_eq!(admitted(b""), FirstAnswer::Incomplete);
+        assert_eq!(admitted(b"S"), FirstAnswer::Other);
+        for code in ["57P01", "57P02", "57P03"] {
+            assert_eq!(admitted(&fatal(code, "", "", "")), FirstAnswer::CannotConnectNow);
+        }
+        assert_eq!(admitted(&fatal("42501", "", "", "")), FirstAnswer::Other);
+        assert_eq!(first_answer(b"R\0\0\0\x08\0\0\0\x03"), FirstAnswer::Other);
+        assert_eq!(first_answer(b"R\0\0\0\x0c\0\0\0\x05salt"), FirstAnswer::Other);
         assert_eq!(first_answer(b"Ecould not fork new process\n\0"), FirstAnswer::Other);
         let mut negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0".to_vec();
         assert_eq!(first_answer(&negotiated), FirstAnswer::Incomplete);

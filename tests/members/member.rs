@@ -1,5 +1,6 @@
 //! One simulated member: its facts, its REST API and its PostgreSQL port.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::ports::Port;
 use super::postgres::{self, Journal};
-use super::rest;
+use super::{rest, secs, until};
 
 /// How the REST API treats a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,12 @@ impl Member {
 
     pub fn set(&self, change: impl FnOnce(&mut Facts)) {
         self.facts.send_modify(change);
+    }
+
+    /// Its PostgreSQL's listener closes a moment after it was told to.
+    pub async fn until_refused(&self) {
+        let at = (Ipv4Addr::LOCALHOST, self.postgres_port);
+        until("the port refuses", secs(10), || async move { TcpStream::connect(at).await.is_err() }).await;
     }
 
     pub fn timeline(&self) -> u32 {

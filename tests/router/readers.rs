@@ -22,7 +22,7 @@ async fn names(readers: &mut [Client]) -> Vec<String> {
 async fn until_read_from(router: &Router, members: &[&str]) {
     let serving = |status: &Value| {
         let targets = status["services"][1]["targets"].as_array().cloned().unwrap_or_default();
-        let in_use = targets.iter().filter(|target| target["reason"] == "in_service");
+        let in_use = targets.iter().filter(|target| target["state"] == "open");
         in_use.map(|target| target["member"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
     router.until(&format!("reads go to {members:?}"), |status| serving(status) == members).await;

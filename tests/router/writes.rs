@@ -85,6 +85,9 @@ async fn clients_of_a_restarting_leader_wait() {
     let router = stage.router(|_| {}).await;
     for manner in [Postgres::Refused, Postgres::Starting, Postgres::Resets] {
         stage.n1().set(|facts| facts.postgres = manner);
+        if manner == Postgres::Refused {
+            stage.n1().until_refused().await;
+        }
         let waiting = tokio::spawn(Client::connect(router.write_port(0), PATIENCE));
         let noticed = |status: &serde_json::Value| status["services"][0]["held"] == 1;
         router.until(&format!("one client waits for a leader that is {manner:?}"), noticed).await;
