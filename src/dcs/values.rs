@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::model::{
-    ApiAddress, ClusterSettings, FailoverRequest, HostPort, Lsn, MemberFacts, MemberName, Tags, Timeline,
-};
+use crate::model::member::tags_as_text;
+use crate::model::{ApiAddress, ClusterSettings, FailoverRequest, HostPort, Lsn, MemberFacts, MemberName, Timeline};
 
 use super::bounded;
 
@@ -153,7 +152,7 @@ pub(super) fn member(bytes: &[u8], problems: &mut Problems) -> MemberFacts {
         replay_lsn: fields.lsn("replay_lsn"),
         receive_lsn: fields.lsn("receive_lsn"),
         replication_state: fields.text("replication_state"),
-        tags: fields.read("tags", "an object", |value| value.as_object().map(tags)).unwrap_or_default(),
+        tags: fields.read("tags", "an object", |value| value.as_object().map(tags_as_text)).unwrap_or_default(),
     };
     facts.conn = conn_url.and_then(|url| conn_address(&url, problems));
     facts.api = api_url.and_then(|url| api_address(&url, problems));
@@ -168,16 +167,6 @@ fn legacy_member(bytes: &[u8], problems: &mut Problems) -> MemberFacts {
         api: api.and_then(|url| api_address(&url.replace("%3A", ":").replace("%2F", "/"), problems)),
         ..MemberFacts::default()
     }
-}
-
-/// Every value as text the way Patroni compares them: `str(value).lower()` unless it is text already.
-fn tags(map: &Map<String, Value>) -> Tags {
-    let as_text = |value: &Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string().to_lowercase()),
-    };
-    map.iter().filter_map(|(name, value)| Some((name.clone(), as_text(value)?))).collect()
 }
 
 /// `postgres://user:password@host:port/db?options`, of which host and port are wanted.

@@ -50,6 +50,17 @@ impl fmt::Debug for MemberName {
 /// Patroni tags, every value as text the way Patroni compares them (booleans in lower case).
 pub type Tags = BTreeMap<String, String>;
 
+/// Every value as text the way Patroni compares them: `str(value).lower()` unless it is text already.
+pub fn tags_as_text(map: &serde_json::Map<String, serde_json::Value>) -> Tags {
+    use serde_json::Value;
+    let as_text = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string().to_lowercase()),
+    };
+    map.iter().filter_map(|(name, value)| Some((name.clone(), as_text(value)?))).collect()
+}
+
 /// Whether a tag is set to something that means yes (Patroni accepts `true`, `yes`, `on`, `1`).
 pub fn tag_is_true(tags: &Tags, name: &str) -> bool {
     tags.get(name).is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "1"))

@@ -19,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::model::{Lsn, ProbeOutcome, RestAnswer, RestRole, Tags, Timeline};
+use crate::model::member::tags_as_text;
+use crate::model::{Lsn, ProbeOutcome, RestAnswer, RestRole, Timeline};
 
 use super::watchful::{Limited, describe, limited};
 
@@ -167,18 +168,8 @@ fn answer(status: u16, map: &Map<String, Value>) -> Option<RestAnswer> {
         failsafe_active: flag("failsafe_mode_is_active"),
         cluster_unlocked: flag("cluster_unlocked"),
         pause: flag("pause"),
-        tags: map.get("tags").and_then(Value::as_object).map(tags).unwrap_or_default(),
+        tags: map.get("tags").and_then(Value::as_object).map(tags_as_text).unwrap_or_default(),
     })
-}
-
-/// As Patroni compares them: `str(value).lower()` unless it is text already.
-fn tags(map: &Map<String, Value>) -> Tags {
-    let as_text = |value: &Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string().to_lowercase()),
-    };
-    map.iter().filter_map(|(name, value)| Some((name.clone(), as_text(value)?))).collect()
 }
 
 pub(super) fn bounded(text: &str) -> String {
