@@ -213,7 +213,7 @@ fn may_write(world: &World, index: usize) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Neither more nor less: a write target exactly where every condition of trust is true.
     #[test]

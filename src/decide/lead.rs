@@ -85,8 +85,8 @@ impl Facts<'_> {
                 Some(key) => self.by_key(view, key, until),
                 None => self.keyless(view, until),
             },
+            (Freshness::Lost { .. }, Some(_)) if self.replaced => self.lost_and_replaced(),
             (Freshness::Lost { since }, Some(_)) => match leader {
-                Some(_) if self.replaced => self.lost_and_replaced(),
                 Some(key) => self.lost_since(&key.name),
                 None => self.lost_keyless(since),
             },
