@@ -45,10 +45,14 @@ impl World {
             revision: view.revision,
             leader: view.leader.as_ref().map(|l| l.name.clone()),
         };
+        let believed = self.routers[r].router.snapshot().dcs;
+        let same_etcd = believed.cluster_id.is_none_or(|id| id == told.cluster_id);
+        let agrees = same_etcd && believed.revision.is_none_or(|revision| revision <= told.revision);
         let knowledge = &mut self.routers[r].knowledge;
         let known = knowledge.as_ref().map(|k| (k.cluster_id, k.revision));
         match (known, source) {
-            (None, ViewSource::Read { .. }) => *knowledge = Some(told),
+            // The read that first tells of a replaced etcd is no knowledge yet.
+            (None, ViewSource::Read { .. }) if agrees => *knowledge = Some(told),
             (Some((id, revision)), _) if id == told.cluster_id && told.revision >= revision => *knowledge = Some(told),
             // Another etcd, or an older copy: nothing is known until it is believed again.
             (Some((id, _)), ViewSource::Read { .. }) if id != told.cluster_id => *knowledge = None,
