@@ -141,8 +141,9 @@ fn start_clusters(
     let mut lines = Vec::new();
     let mut running = Vec::new();
     for (cluster, plane, suspicions) in prepared {
-        let memory = remembered.get(&cluster.spec.prefix()).cloned().unwrap_or_default();
-        let (line, one) = prepare(cluster, plane, suspicions, memory, keeper)?;
+        let key = memory_key(cluster, &config.clusters);
+        let memory = remembered.get(&key).cloned().unwrap_or_default();
+        let (line, one) = prepare(cluster, plane, suspicions, (key, memory), keeper)?;
         lines.push(line);
         running.push(one);
     }
@@ -150,6 +151,14 @@ fn start_clusters(
         session.start();
     }
     Ok(running)
+}
+
+/// Under which name the state file knows a cluster: its prefix, and where two etcds hold the same
+/// prefix the endpoints, too, because nobody may be served by what another cluster left behind.
+fn memory_key(cluster: &Cluster, all: &[Cluster]) -> String {
+    let prefix = cluster.spec.prefix();
+    let shared = all.iter().filter(|other| other.spec.prefix() == prefix).count() > 1;
+    if shared { format!("{prefix} {}", cluster.etcd.endpoints.join(",")) } else { prefix }
 }
 
 /// Held clients use a descriptor each, and one more for the server when they are let go.
@@ -178,7 +187,7 @@ fn prepare(
     cluster: &Cluster,
     plane: Arc<Plane>,
     suspicions: mpsc::Receiver<(crate::model::MemberName, crate::decide::Suspicion)>,
-    memory: Memory,
+    (key, memory): (String, Memory),
     keeper: &memories::Keeper,
 ) -> Result<(Line, Running)> {
     let spec = cluster.spec.clone();
@@ -189,7 +198,7 @@ fn prepare(
     let api_tls =
         api_tls(cluster.patroni_tls.as_ref()).with_context(|| format!("clusters/{}: patroni.tls", spec.name))?;
     let (remember, memories) = watch::channel(memory);
-    keeper.follow(spec.prefix(), memories);
+    keeper.follow(key, memories);
     let (acting, telling, shown) = (plane.clone(), sender.clone(), snapshot.clone());
     let drive = Box::new(move |dcs| {
         let probes = std::collections::HashMap::new();
@@ -310,5 +319,36 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(endpoints: [&str; 2]) -> Vec<String> {
+        let cluster = |port: u16, etcd: &str| {
+            format!(
+                "  - {{ name: a, dcs: {{ etcd: {{ endpoints: [{etcd}] }} }}, services: {{ primary: {{ listen: \"127.0.0.1:{port}\", role: primary }} }} }}\n"
+            )
+        };
+        let namespaced = |text: String| text.replace("name: a", "name: b");
+        let second = cluster(5434, endpoints[1]);
+        let second = if endpoints[0] == endpoints[1] { namespaced(second) } else { second };
+        let text = format!("clusters:\n{}{second}", cluster(5433, endpoints[0]));
+        let none = |_: &std::path::Path| Err(std::io::Error::other("no files here"));
+        let config = crate::config::parse("test.yml", &text, &|_| None, &none).unwrap();
+        config.clusters.iter().map(|cluster| memory_key(cluster, &config.clusters)).collect()
+    }
+
+    #[test]
+    fn clusters_of_one_name_on_two_etcds_do_not_share_a_memory() {
+        let keys = keys(["http://127.0.0.1:2379", "http://127.0.0.1:3379"]);
+        assert_ne!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn a_name_of_its_own_survives_a_change_of_endpoints() {
+        assert_eq!(keys(["http://127.0.0.1:2379"; 2]), ["/service/a/", "/service/b/"]);
     }
 }

@@ -103,6 +103,7 @@ pub async fn demo(args: DemoArgs) -> Result<()> {
         }
     };
     say(format!("try it: psql -h {} -p {} -U demo postgres", stage.doors.write.host, stage.doors.write.port));
+    say(format!("status: curl -s http://{}/api/v1/status", stage.doors.admin));
     let outcome = run(&stage, &args, &mut signals).await;
     let report = stage.report();
     say(format!("\n{report}"));
