@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgvane::decide::balance::Balancer;
 use pgvane::decide::lead::{Facts, Lead};
 use pgvane::decide::table::Ingredients;
 use pgvane::decide::track::MemberTrack;
 use pgvane::decide::view::ViewKeeper;
-use pgvane::decide::{Pick, Routes, ViewSource};
+use pgvane::decide::{Caller, Pick, Routes, ViewSource};
 use pgvane::model::{
     Balance, CheckTiming, ClusterSettings, ClusterView, HostPort, LeaderKey, Lsn, MemberFacts, MemberName, OnDcsLoss,
     ProbeOutcome, RestAnswer, RestRole, Role, ServiceSpec, Tags, Timeline,
@@ -237,7 +238,7 @@ proptest! {
             let of_role = |g: &Given| match role {
                 Role::Replica => replays(g) && !g.offline && !g.noloadbalance,
                 Role::Offline => replays(g) && g.offline,
-                Role::Primary => false,
+                _ => false,
             };
             (0..world.members.len())
                 .filter(|i| if role == Role::Primary { lead.open == Some(name(*i)) && world.members[*i].has_address } else { of_role(&world.members[*i]) })
@@ -262,7 +263,7 @@ proptest! {
 
     #[test]
     fn leastconn_picks_a_least_loaded_untried_target(
-        world in world(), loads in proptest::collection::vec(0usize..4, 5), turn in 0usize..10, tried in 0usize..6,
+        world in world(), loads in proptest::collection::vec(0usize..4, 5), turn in 0u64..10, tried in 0usize..6,
     ) {
         let (_, table) = derive(&world, clock::now() + Duration::from_secs(1000), &services());
         let replica = table.service("replica").unwrap();
@@ -271,7 +272,9 @@ proptest! {
         let tried = [name(tried)];
         let candidates: Vec<_> = replica.targets.iter().filter(|t| !tried.contains(&t.member)).collect();
         let least = candidates.iter().map(|t| load(&t.member)).min();
-        match replica.pick(load, turn, &tried) {
+        let mut balancer = Balancer::default();
+        let caller = Caller { client: 0, draw: turn, tried: &tried, now: clock::now() };
+        match replica.pick(&mut balancer, caller, load) {
             Pick::Target(target) => {
                 prop_assert!(candidates.contains(&target));
                 prop_assert_eq!(Some(load(&target.member)), least);
@@ -282,6 +285,7 @@ proptest! {
             }
             Pick::Exhausted => prop_assert!(candidates.is_empty() && !replica.targets.is_empty()),
             Pick::Refuse { .. } => prop_assert!(false, "holding is on"),
+            Pick::Full => prop_assert!(false, "there is no maxconn"),
         }
     }
 }

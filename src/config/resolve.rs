@@ -13,7 +13,8 @@ use super::listen::{Listeners, is_host};
 use super::{Admin, Cluster, Config, EtcdSpec, Outside, Shutdown, etcd, schema};
 use crate::model::service::TcpSpec;
 use crate::model::{
-    Balance, CheckTiming, ClusterSpec, HoldSpec, HostPort, MemberName, OnDcsLoss, Role, ServiceSpec, StaticMember,
+    Balance, CheckTiming, CloseOnDown, ClusterSpec, HoldSpec, HostPort, MemberName, OnDcsLoss, Role, ServiceSpec,
+    StaticMember, Trust,
 };
 
 /// Everything a value may be resolved against.
@@ -169,8 +170,11 @@ fn resolve_cluster(
         schema::Services::Broken => Vec::new(),
     };
     let spec = ClusterSpec {
-        name: Arc::from(name),
+        name: Arc::from(name.as_str()),
+        scope: Arc::from(name),
         namespace: namespace(written, sink),
+        group: None,
+        trust: Trust::Confirm,
         on_dcs_loss: written.on_dcs_loss.unwrap_or(OnDcsLoss::Keep),
         check: check.clone(),
         members: resolve_members(&written.members, written.patroni_tls.is_some(), sink),
@@ -242,6 +246,7 @@ fn resolve_members(written: &[schema::Member], patroni_tls: bool, sink: &Sink) -
             host: member.host.as_ref().map(|host| host.value.clone()),
             port: member.port,
             api: member.api.as_ref().map(|api| api.value.clone()),
+            weight: None,
         };
         members.insert(MemberName::from(member.name.value.as_str()), facts);
     }
@@ -298,27 +303,26 @@ fn resolve_service(
         service(&name.value, listen, written.role.unwrap_or(Role::Primary), written.policy.over(defaults));
     service.backup = written.backup.iter().map(|role| role.value).collect();
     service.port = written.port;
-    service.max_lag = written.max_lag.map(|lag| lag.value);
-    service.streaming = written.streaming.is_some_and(|streaming| streaming.value);
+    service.filter.max_lag = written.max_lag.map(|lag| lag.value);
+    service.filter.streaming = written.streaming.is_some_and(|streaming| streaming.value);
     service
 }
 
 fn service(name: &str, listen: Vec<HostPort>, role: Role, policy: Policy) -> ServiceSpec {
     ServiceSpec {
-        name: Arc::from(name),
-        listen,
-        role,
-        backup: Vec::new(),
-        port: None,
-        max_lag: None,
-        streaming: false,
+        listen: listen.into_iter().map(Into::into).collect(),
         balance: policy.balance,
         hold: policy.hold,
         connect_timeout: policy.connect_timeout,
         retries: policy.retries,
         startup_timeout: policy.startup_timeout,
-        close_on_down: policy.close_on_down,
+        close_on_down: if policy.close_on_down {
+            CloseOnDown::Cut { grace: Duration::ZERO }
+        } else {
+            CloseOnDown::Stay
+        },
         tcp: policy.tcp,
+        ..ServiceSpec::new(name, role)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::quantity::{show_duration, show_size};
 use super::{Cluster, Config, TlsFiles};
-use crate::model::{HoldSpec, HostPort, OnDcsLoss, ServiceSpec, StaticMember};
+use crate::model::{CloseOnDown, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember};
 
 impl Config {
     /// What would run, for people: `pgvane check` prints it.
@@ -84,10 +84,10 @@ fn show_service(text: &mut String, service: &ServiceSpec) {
     for backup in &service.backup {
         wants.push_str(&format!(", else {backup}"));
     }
-    if service.streaming {
+    if service.filter.streaming {
         wants.push_str("; replicas only while streaming");
     }
-    if let Some(lag) = service.max_lag {
+    if let Some(lag) = service.filter.max_lag {
         wants.push_str(&format!("; replicas only up to {} behind", show_size(lag)));
     }
     if let Some(port) = service.port {
@@ -110,7 +110,7 @@ fn show_service(text: &mut String, service: &ServiceSpec) {
     let tcp = &service.tcp;
     let sessions = format!(
         "{} when their member is down; keepalive after {}, {} probes {} apart; unacknowledged for {} at most",
-        if service.close_on_down { "cut" } else { "stay" },
+        if service.close_on_down != CloseOnDown::Stay { "cut" } else { "stay" },
         show_duration(tcp.keepalive_idle),
         tcp.keepalive_count,
         show_duration(tcp.keepalive_interval),
@@ -137,8 +137,8 @@ fn tls(files: Option<&TlsFiles>) -> String {
     format!(", TLS with {ca}{own}")
 }
 
-fn addresses(list: &[HostPort]) -> String {
-    list.iter().map(HostPort::to_string).collect::<Vec<_>>().join(" ")
+fn addresses<T: ToString>(list: &[T]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{
-    ApiAddress, ClusterView, HostPort, MemberName, PortOutcome, ProbeOutcome, Reason, ServiceName, Timeline,
+    AdminState, ApiAddress, CheckOutcome, CheckSpec, ClusterSpec, ClusterView, HostPort, MemberName, Order,
+    PortOutcome, ProbeOutcome, Reason, ServiceName, Timeline,
 };
 
 use super::Routes;
@@ -50,12 +51,59 @@ impl Suspicion {
     }
 }
 
+/// What the data plane tells of members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    Suspected(MemberName, Suspicion),
+    /// As many connects in a row failed as the service's `observe` allows.
+    ErrorLimit(ServiceName, MemberName),
+}
+
 #[derive(Debug, Clone)]
 pub enum Event {
-    View { view: Arc<ClusterView>, source: ViewSource },
-    ProbeDone { member: MemberName, number: u64, outcome: ProbeOutcome },
-    PortProbeDone { member: MemberName, number: u64, outcome: PortOutcome },
-    Suspected { member: MemberName, suspicion: Suspicion },
+    View {
+        view: Arc<ClusterView>,
+        source: ViewSource,
+    },
+    ProbeDone {
+        member: MemberName,
+        number: u64,
+        outcome: ProbeOutcome,
+    },
+    PortProbeDone {
+        member: MemberName,
+        number: u64,
+        outcome: PortOutcome,
+    },
+    CheckDone {
+        member: MemberName,
+        number: u64,
+        outcome: CheckOutcome,
+    },
+    Suspected {
+        member: MemberName,
+        suspicion: Suspicion,
+    },
+    ErrorLimit {
+        service: ServiceName,
+        member: MemberName,
+    },
+    /// The configuration was read again; facts, proofs, counters and orders stay.
+    Spec(Arc<ClusterSpec>),
+    /// An operator's word about one member.
+    Order {
+        member: MemberName,
+        order: Order,
+    },
+}
+
+impl From<Report> for Event {
+    fn from(report: Report) -> Self {
+        match report {
+            Report::Suspected(member, suspicion) => Event::Suspected { member, suspicion },
+            Report::ErrorLimit(service, member) => Event::ErrorLimit { service, member },
+        }
+    }
 }
 
 /// Orders to the shell, carried out in the order in which they are polled.
@@ -74,6 +122,8 @@ pub enum Effect {
     CloseSessions { member: MemberName, services: Option<Vec<ServiceName>>, reason: Reason },
     /// `GET /primary`; a newer number for the same member replaces an older probe.
     Probe { member: MemberName, number: u64, address: ApiAddress, limit: Duration },
+    /// One HTTP check: `connect_limit` for the connect, `check.timing.timeout` for what follows it.
+    Check { member: MemberName, number: u64, check: Arc<CheckSpec>, address: ApiAddress, connect_limit: Duration },
     /// SSLRequest to the PostgreSQL port.
     ProbePort { member: MemberName, number: u64, address: HostPort, limit: Duration },
     /// Resolve this host name anew at its next use.
@@ -116,6 +166,17 @@ pub enum Transition {
         fresh: bool,
         reason: Reason,
     },
+    /// A check of its own went up or down.
+    Check {
+        member: MemberName,
+        path: Arc<str>,
+        up: bool,
+        reason: Reason,
+    },
+    Order {
+        member: MemberName,
+        order: Order,
+    },
     TimelineMark {
         system_id: String,
         timeline: Timeline,
@@ -139,6 +200,15 @@ pub struct Memory {
     pub members: BTreeMap<MemberName, RememberedMember>,
     /// Highest timeline a leader proved, by system identifier.
     pub marks: BTreeMap<String, Timeline>,
+    /// Members that an operator took out or weighed.
+    pub orders: BTreeMap<MemberName, Orders>,
+}
+
+/// The orders that hold for one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Orders {
+    pub state: AdminState,
+    pub weight: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -12,7 +12,7 @@ pub mod table;
 pub mod track;
 pub mod view;
 
-pub use event::{Effect, Event, Memory, RememberedMember, Suspicion, Transition, ViewSource};
+pub use event::{Effect, Event, Memory, Orders, RememberedMember, Report, Suspicion, Transition, ViewSource};
 pub use router::Router;
-pub use routes::{Pick, Routes, ServiceRoutes, Standing, Target, TargetState};
-pub use status::{DcsState, ServiceSnapshot, Snapshot};
+pub use routes::{Caller, Pick, Routes, ServiceRoutes, Standing, Target, TargetState};
+pub use status::{CheckSnapshot, DcsState, ServiceSnapshot, Snapshot, TargetSnapshot};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::{
-    ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason, Timeline,
+    CloseOnDown, ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason,
+    Timeline,
 };
 
 use super::lead::{Keep, Lead};
@@ -100,6 +101,8 @@ impl Router {
                 }
             }
             Event::Suspected { member, suspicion } => self.on_suspicion(&member, suspicion, now),
+            Event::CheckDone { .. } | Event::ErrorLimit { .. } | Event::Order { .. } => {}
+            Event::Spec(spec) => self.spec = spec,
         }
         self.settle(now);
     }
@@ -308,7 +311,13 @@ impl Router {
 
     /// A member that is down loses the sessions of the services that want it so.
     fn close_down(&mut self, member: &MemberName) {
-        let wanting: Vec<_> = self.spec.services.iter().filter(|s| s.close_on_down).map(|s| s.name.clone()).collect();
+        let wanting: Vec<_> = self
+            .spec
+            .services
+            .iter()
+            .filter(|s| s.close_on_down != CloseOnDown::Stay)
+            .map(|s| s.name.clone())
+            .collect();
         if wanting.len() == self.spec.services.len() {
             self.writers.remove(member);
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::{HostPort, MemberName, Reason, Role, ServiceName, ServiceSpec};
 
-use super::balance;
+use super::balance::{Balancer, Candidate};
 
 /// One member that takes new sessions of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,17 @@ pub struct Target {
     pub role: Role,
     /// A write target may be used only until the deadline of the last [`super::Effect::Confirm`].
     pub needs_confirmation: bool,
+    /// 1 to 256, before `slowstart`.
+    pub weight: u32,
+    /// When it came back, where `slowstart` applies to it.
+    pub risen_at: Option<Instant>,
+}
+
+impl Target {
+    /// The same place in the same role, whatever its weight.
+    pub fn is_same_as(&self, other: &Target) -> bool {
+        (&self.member, &self.address, self.role) == (&other.member, &other.address, other.role)
+    }
 }
 
 /// How a member stands to a service.
@@ -29,6 +40,10 @@ pub enum TargetState {
     Standby,
     /// Has the role, and a rule keeps new sessions away.
     Excluded,
+    /// An operator drains it, or its weight is 0.
+    Drain,
+    /// An operator put it into maintenance.
+    Maint,
     /// Its checks fail.
     Down,
     /// Nothing is known yet.
@@ -36,11 +51,13 @@ pub enum TargetState {
 }
 
 impl TargetState {
-    pub const ALL: [TargetState; 6] = [
+    pub const ALL: [TargetState; 8] = [
         TargetState::Open,
         TargetState::Waiting,
         TargetState::Standby,
         TargetState::Excluded,
+        TargetState::Drain,
+        TargetState::Maint,
         TargetState::Down,
         TargetState::Unknown,
     ];
@@ -51,6 +68,8 @@ impl TargetState {
             TargetState::Waiting => "waiting",
             TargetState::Standby => "standby",
             TargetState::Excluded => "excluded",
+            TargetState::Drain => "drain",
+            TargetState::Maint => "maint",
             TargetState::Down => "down",
             TargetState::Unknown => "unknown",
         }
@@ -106,6 +125,20 @@ pub enum Pick<'a> {
     },
     /// There are targets, and this client has tried them all.
     Exhausted,
+    /// Every target it could go to has as many sessions as `maxconn` allows.
+    Full,
+}
+
+/// Who asks for a target.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// A number made from the client's address alone, see [`super::balance::client_hash`].
+    pub client: u64,
+    /// Drawn anew for every choice.
+    pub draw: u64,
+    /// Members that this client could not reach just now.
+    pub tried: &'a [MemberName],
+    pub now: Instant,
 }
 
 impl Routes {
@@ -115,21 +148,29 @@ impl Routes {
 
     /// Whether a session that was picked from an older table may still open on this one.
     pub fn still_opens(&self, service: &ServiceName, target: &Target) -> bool {
-        self.service(service).is_some_and(|s| s.targets.contains(target))
+        self.service(service).is_some_and(|s| s.targets.iter().any(|t| t.is_same_as(target)))
     }
 }
 
 impl ServiceRoutes {
-    /// Chooses for one client. `load` tells a member's sessions of this service, `turn` is a counter
-    /// that grows with every pick (it breaks ties and drives roundrobin), `tried` are members that
-    /// this client could not reach just now.
-    pub fn pick(&self, load: impl Fn(&MemberName) -> usize, turn: usize, tried: &[MemberName]) -> Pick<'_> {
-        let untried = |t: &&Target| !tried.contains(&t.member);
-        let candidates: Vec<&Target> = self.targets.iter().filter(untried).collect();
-        let loads = candidates.iter().map(|t| load(&t.member));
-        match balance::choose(self.spec.balance, loads, turn) {
-            Some(index) => Pick::Target(candidates[index]),
-            None => self.without_target(),
+    /// Chooses for one client. `load` tells a member's sessions of this service, those on their way
+    /// included; `balancer` is this service's own.
+    pub fn pick(&self, balancer: &mut Balancer, caller: Caller<'_>, load: impl Fn(&MemberName) -> usize) -> Pick<'_> {
+        let untried: Vec<&Target> = self.targets.iter().filter(|t| !caller.tried.contains(&t.member)).collect();
+        if untried.is_empty() {
+            return self.without_target();
+        }
+        let candidate = |target: &&Target| {
+            let load = load(&target.member);
+            let weight = target.weight;
+            Candidate { member: target.member.clone(), weight, load }
+        };
+        let is_free = |target: &&&Target| self.spec.maxconn == 0 || load(&target.member) < self.spec.maxconn;
+        let free: Vec<&Target> = untried.iter().filter(is_free).copied().collect();
+        let candidates: Vec<Candidate> = free.iter().map(candidate).collect();
+        match balancer.choose(self.spec.balance, &candidates, caller.client, caller.draw) {
+            Some(index) => free.get(index).map_or(Pick::Full, |target| Pick::Target(target)),
+            None => Pick::Full,
         }
     }
 

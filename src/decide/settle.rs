@@ -245,7 +245,7 @@ impl Router {
         let members = known
             .map(|(name, t)| (name.clone(), RememberedMember { conn: t.conn.clone(), api: t.api.clone() }))
             .collect();
-        let memory = Memory { members, marks: self.marks.clone() };
+        let memory = Memory { members, marks: self.marks.clone(), orders: self.memory.orders.clone() };
         if memory != self.memory {
             self.memory = memory.clone();
             self.effects.push_back(Effect::Remember(memory));

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{ApiAddress, HostPort, KeyProblem, MemberName, Reason, RestRole, ServiceName, Tags, Timeline};
+use crate::model::service::WEIGHT_DEFAULT;
+use crate::model::{
+    AdminState, ApiAddress, CheckSpec, CheckStatus, HostPort, KeyProblem, MemberName, Reason, RestRole, ServiceName,
+    ServiceSpec, Tags, Timeline, Trust,
+};
 
 use super::lead::PLANNED_HOLD_MAX;
 use super::router::Router;
@@ -40,6 +44,7 @@ pub struct Snapshot {
     pub routes: Arc<Routes>,
     pub dcs: DcsSnapshot,
     pub lead: LeadSnapshot,
+    pub trust: Trust,
     pub members: Vec<MemberSnapshot>,
     /// Highest proven timeline by system identifier.
     pub marks: BTreeMap<String, Timeline>,
@@ -70,6 +75,32 @@ pub struct LeadSnapshot {
     pub planned_until: Option<Instant>,
 }
 
+/// One check as HAProxy would show it.
+#[derive(Debug, Clone)]
+pub struct CheckSnapshot {
+    /// None: the question that serves all services of a cluster with `trust: confirm`.
+    pub spec: Option<Arc<CheckSpec>>,
+    /// None: not checked yet.
+    pub up: Option<bool>,
+    pub status: CheckStatus,
+    pub code: Option<u16>,
+    pub took: Duration,
+    /// The counter, from 0 to rise + fall - 1.
+    pub points: u32,
+    pub rise: u32,
+    pub fall: u32,
+    /// Failures that moved the counter.
+    pub failures: u64,
+    /// Changes from up to down.
+    pub downs: u64,
+    /// Time spent down since the start, the present one included.
+    pub down_for: Duration,
+    /// Last change between up and down.
+    pub since: Instant,
+    pub reason: Reason,
+    pub problem: String,
+}
+
 #[derive(Debug, Clone)]
 pub struct MemberSnapshot {
     pub name: MemberName,
@@ -89,12 +120,44 @@ pub struct MemberSnapshot {
     /// Why it is not proven to accept writes.
     pub doubt: Reason,
     pub tags: Tags,
+    pub admin: AdminState,
+    /// As configured or ordered.
+    pub weight: u32,
+    /// The question that serves all services; None with `trust: rest`.
+    pub check: Option<CheckSnapshot>,
+    /// Checks of their own, by path.
+    pub checks: Vec<CheckSnapshot>,
+}
+
+impl MemberSnapshot {
+    /// The check that decides for this service in its own role.
+    pub fn check_of(&self, service: &ServiceSpec) -> Option<&CheckSnapshot> {
+        let wanted = service.check_of(service.role);
+        let own = self.checks.iter().find(|check| check.spec.as_deref() == Some(&wanted));
+        own.or(self.check.as_ref())
+    }
+}
+
+/// What the data plane counted for one target of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetSnapshot {
+    pub member: MemberName,
+    /// Open sessions.
+    pub sessions: usize,
+    pub sessions_most: usize,
+    pub sessions_total: u64,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    pub connects_failed: u64,
 }
 
 /// What the data plane counted for one service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSnapshot {
     pub service: ServiceName,
+    /// Connected clients, served or not.
+    pub clients: usize,
+    pub clients_most: usize,
     pub clients_total: u64,
     pub sessions_total: u64,
     /// Open sessions by member; a member without any may be missing.
@@ -109,6 +172,12 @@ pub struct ServiceSnapshot {
     pub bytes_to_server: u64,
     pub bytes_to_client: u64,
     pub connects_failed: Vec<(Suspicion, u64)>,
+    /// Every member that ever was a target here.
+    pub targets: Vec<TargetSnapshot>,
+    /// Clients that wait for a free place under `maxconn`.
+    pub queued: usize,
+    pub queued_most: usize,
+    pub queued_total: u64,
     pub held: usize,
     /// How long the client that has waited longest is waiting now.
     pub held_longest: Duration,
@@ -132,6 +201,7 @@ impl Router {
             routes: self.routes.clone(),
             dcs: self.dcs_snapshot(),
             lead: self.lead_snapshot(),
+            trust: self.spec.trust,
             members: self.tracks.iter().map(|(name, track)| self.member_snapshot(name, track)).collect(),
             marks: self.marks.clone(),
             problems: view.map_or_else(Vec::new, |v| v.problems.clone()),
@@ -188,6 +258,10 @@ impl Router {
             proof: track.proof.clone(),
             doubt: track.doubt,
             tags: facts.map_or_else(Tags::new, |f| f.tags.clone()),
+            admin: AdminState::Ready,
+            weight: WEIGHT_DEFAULT,
+            check: None,
+            checks: Vec::new(),
         }
     }
 }

@@ -41,7 +41,7 @@ impl Ingredients<'_> {
 
     fn service(&self, spec: &Arc<ServiceSpec>) -> ServiceRoutes {
         let before = self.previous.service(&spec.name);
-        let tiers: Vec<Role> = std::iter::once(spec.role).chain(spec.backup.iter().copied()).collect();
+        let tiers: Vec<Role> = spec.tiers().collect();
         let verdicts: Vec<Vec<(&MemberName, Verdict)>> = tiers
             .iter()
             .map(|role| self.tracks.iter().map(|(name, track)| (name, self.judge(spec, *role, name, track))).collect())
@@ -69,7 +69,8 @@ impl Ingredients<'_> {
         open.filter_map(|(name, _)| {
             let address = self.tracks.get(*name).and_then(|t| address(t, spec))?;
             let needs_confirmation = role == Role::Primary;
-            Some(Target { member: (*name).clone(), address, role, needs_confirmation })
+            let weight = crate::model::service::WEIGHT_DEFAULT;
+            Some(Target { member: (*name).clone(), address, role, needs_confirmation, weight, risen_at: None })
         })
         .collect()
     }
@@ -133,10 +134,10 @@ impl Ingredients<'_> {
             }
             _ => {}
         }
-        if spec.streaming && !is_streaming(track) {
+        if spec.filter.streaming && !is_streaming(track) {
             return (TargetState::Excluded, Reason::NotStreaming);
         }
-        match spec.max_lag {
+        match spec.filter.max_lag {
             Some(max) if self.is_lagging(spec, name, track, max) => (TargetState::Excluded, Reason::Lagging),
             _ => (TargetState::Open, Reason::InService),
         }
@@ -167,7 +168,7 @@ impl Ingredients<'_> {
         let reached = |(name, track): (&MemberName, &MemberTrack)| {
             let wanted = match spec.role {
                 Role::Primary => self.lead.open.as_ref() == Some(name) || self.writers.contains(name),
-                Role::Replica | Role::Offline => track.health.is_up(),
+                _ => track.health.is_up(),
             };
             if wanted { address(track, spec) } else { None }
         };

@@ -1,6 +1,7 @@
 //! Where a member can be reached, as names (resolving them is the shell's work).
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// A host name or IP literal (IPv6 without brackets) and a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,30 @@ impl fmt::Display for HostPort {
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
+    }
+}
+
+/// Where a service listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ListenAddress {
+    /// Host `*` is every IPv4 and IPv6 address.
+    Tcp(HostPort),
+    /// The path of a Unix stream socket, absolute.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Tcp(at) => at.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<HostPort> for ListenAddress {
+    fn from(at: HostPort) -> Self {
+        ListenAddress::Tcp(at)
     }
 }
 

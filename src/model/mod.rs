@@ -2,6 +2,7 @@
 //! Nothing here does IO, reads a clock or draws a random number.
 
 pub mod address;
+pub mod check;
 pub mod lsn;
 pub mod member;
 pub mod reason;
@@ -9,12 +10,14 @@ pub mod rest;
 pub mod service;
 pub mod view;
 
-pub use address::{ApiAddress, HostPort};
+pub use address::{ApiAddress, HostPort, ListenAddress};
+pub use check::{AdminState, CheckOutcome, CheckSpec, CheckStatus, Expect, Observe, OnError, Order};
 pub use lsn::{Lsn, Timeline};
 pub use member::{MemberFacts, MemberName, Tags};
 pub use reason::Reason;
 pub use rest::{PortOutcome, ProbeOutcome, RestAnswer, RestRole};
 pub use service::{
-    Balance, CheckTiming, ClusterSpec, HoldSpec, OnDcsLoss, Role, ServiceName, ServiceSpec, StaticMember,
+    Balance, CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, QueueSpec, Role, ServiceName,
+    ServiceSpec, StaticMember, Trust,
 };
 pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};

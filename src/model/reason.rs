@@ -61,12 +61,19 @@ reasons! {
     Rising => "rising", "its checks pass again, and more of them are wanted";
     NotChecked => "not_checked", "it has not been checked yet";
     MemberGone => "member_gone", "its member key is gone and its checks fail";
+    CheckStatus => "check_status", "its check answers another status than expected";
+    RestTls => "rest_tls", "TLS with its REST API fails";
+    ErrorLimit => "error_limit", "too many connects of clients failed in a row";
     // A target of a service is not used.
     NotMyRole => "not_my_role", "healthy, in another role than the service wants";
     NoLoadBalance => "noloadbalance", "tagged noloadbalance";
     Offline => "offline", "flagged offline";
     Lagging => "lagging", "its replay lag is above max_lag";
     NotStreaming => "not_streaming", "it is not streaming";
+    NotSelected => "not_selected", "not one of the members that the service names";
+    TagMismatch => "tag_mismatch", "without a tag that the service wants";
+    Drained => "drained", "an operator drains it, or its weight is 0";
+    Maintenance => "maintenance", "an operator put it into maintenance";
     NotRunning => "not_running", "PostgreSQL is not running there";
     NoAddress => "no_address", "its address is not known";
     BackupUnused => "backup_unused", "a backup, and better targets are up";
@@ -82,6 +89,10 @@ reasons! {
     ServerError => "server_error", "the server's connection broke";
     HoldExpired => "hold_expired", "no target came within the hold time";
     HoldFull => "hold_full", "too many clients are waiting already";
+    TargetsFull => "targets_full", "every target has as many sessions as maxconn allows";
+    QueueFull => "queue_full", "too many clients are waiting for a free place already";
+    QueueExpired => "queue_expired", "no place became free within the queue's time";
+    ServiceRemoved => "service_removed", "the configuration has no such service any more";
     HoldOff => "hold_off", "holding is off";
     RetriesExhausted => "retries_exhausted", "every attempt to connect failed";
     StartupTimedOut => "startup_timed_out", "the client did not finish its startup packet in time";

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::decide::Target;
+use crate::decide::balance::Balancer;
 use crate::model::{MemberName, Reason};
 use crate::runtime::clock;
 
@@ -26,7 +27,7 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     last_number: u64,
-    turn: usize,
+    balancer: Balancer,
     queue: BTreeMap<u64, Waiter>,
     connecting: HashMap<MemberName, usize>,
 }
@@ -196,7 +197,7 @@ impl Registry {
         };
         let is_first = waiting.queue.first_key_value().is_none_or(|(first, _)| number < *first);
         let bounded = ticket.was_held || !waiting.queue.is_empty();
-        let (reason, since) = match self.next_for(service, &waiting, ticket.failed_in, &ticket.tried, bounded) {
+        let (reason, since) = match self.next_for(service, &mut waiting, ticket.failed_in, &ticket.tried, bounded) {
             Next::Go { target, generation } if is_first => {
                 let grant = self.grant(service, &mut waiting, target, generation);
                 return Admission::Now(Verdict::Go(grant));
@@ -248,8 +249,8 @@ impl Registry {
     ) -> Vec<(oneshot::Sender<Verdict>, Verdict)> {
         let mut released = Vec::new();
         while let Some((number, first)) = waiting.queue.first_key_value() {
-            let number = *number;
-            let next = self.next_for(service, waiting, first.failed_in, &first.tried, true);
+            let (number, failed_in, tried) = (*number, first.failed_in, first.tried.clone());
+            let next = self.next_for(service, waiting, failed_in, &tried, true);
             let verdict = match next {
                 Next::Go { target, generation } => Verdict::Go(self.grant(service, waiting, target, generation)),
                 Next::Exhausted => Verdict::Exhausted,
@@ -265,20 +266,21 @@ impl Registry {
     fn next_for(
         &self,
         service: &Service,
-        waiting: &Waiting,
+        waiting: &mut Waiting,
         failed_in: Option<u64>,
         tried: &[MemberName],
         bounded: bool,
     ) -> Next {
-        let connecting = |member: &MemberName| waiting.connecting.get(member).copied().unwrap_or(0);
-        let choose = |tried: &[MemberName]| self.choose(&service.spec.name, connecting, waiting.turn, tried);
+        let full = if bounded { waiting.full_members() } else { Vec::new() };
+        let Waiting { connecting, balancer, .. } = waiting;
+        let connecting = |member: &MemberName| connecting.get(member).copied().unwrap_or(0);
+        let mut choose = |tried: &[MemberName]| self.choose(&service.spec.name, connecting, balancer, tried);
         if failed_in.is_some_and(|generation| self.generation() <= generation) {
             return match choose(&[]) {
                 Choice::Wait { reason, since } => Next::Wait { reason, since },
                 _ => Next::Wait { reason: Reason::RetriesExhausted, since: clock::now() },
             };
         }
-        let full = if bounded { waiting.full_members() } else { Vec::new() };
         if !full.is_empty()
             && let Choice::Target { target, generation } = choose(&[tried, &full].concat())
         {
@@ -291,6 +293,7 @@ impl Registry {
             Choice::Target { target, generation } => Next::Go { target, generation },
             Choice::Wait { reason, since } => Next::Wait { reason, since },
             Choice::Exhausted => Next::Exhausted,
+            Choice::Full => Next::Wait { reason: Reason::TargetsFull, since: clock::now() },
         }
     }
 
@@ -302,7 +305,6 @@ impl Registry {
         generation: u64,
     ) -> Grant {
         *waiting.connecting.entry(target.member.clone()).or_default() += 1;
-        waiting.turn = waiting.turn.wrapping_add(1);
         let permit = Permit { registry: self.clone(), service: service.clone(), member: target.member.clone() };
         Grant { target, generation, permit }
     }
@@ -312,27 +314,13 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::decide::{Routes, ServiceRoutes};
-    use crate::model::service::TcpSpec;
-    use crate::model::{Balance, HoldSpec, HostPort, Role, ServiceSpec};
+    use crate::model::{HoldSpec, HostPort, Role, ServiceSpec};
     use proptest::prelude::*;
 
     fn spec() -> Arc<ServiceSpec> {
-        Arc::new(ServiceSpec {
-            name: "primary".into(),
-            listen: Vec::new(),
-            role: Role::Primary,
-            backup: Vec::new(),
-            port: None,
-            max_lag: None,
-            streaming: false,
-            balance: Balance::LeastConn,
-            hold: HoldSpec::On { timeout: None, max: 100_000 },
-            connect_timeout: Duration::from_secs(3),
-            retries: 3,
-            startup_timeout: Duration::from_secs(60),
-            close_on_down: true,
-            tcp: TcpSpec::default(),
-        })
+        let mut spec = ServiceSpec::new("primary", Role::Primary);
+        spec.hold = HoldSpec::On { timeout: None, max: 100_000 };
+        Arc::new(spec)
     }
 
     fn table(spec: &Arc<ServiceSpec>, generation: u64, open: bool) -> Arc<Routes> {
@@ -341,6 +329,8 @@ mod tests {
             address: HostPort::new("127.0.0.1", 5432),
             role: Role::Primary,
             needs_confirmation: true,
+            weight: 100,
+            risen_at: None,
         };
         let service = ServiceRoutes {
             spec: spec.clone(),

@@ -26,8 +26,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::decide::{Effect, Suspicion};
-use crate::model::{MemberName, Reason, ServiceName, ServiceSpec};
+use crate::decide::{Effect, Report};
+use crate::model::{ListenAddress, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
 use connection::Plumbing;
@@ -55,12 +55,13 @@ impl Plane {
     pub fn start(
         cluster: Arc<str>,
         services: &[Arc<ServiceSpec>],
-        suspicions: mpsc::Sender<(MemberName, Suspicion)>,
+        suspicions: mpsc::Sender<Report>,
         hold_max_clamp: usize,
     ) -> Result<Plane, Vec<ListenError>> {
         let (mut opened, mut errors) = (Vec::new(), Vec::new());
         for spec in services {
             for address in &spec.listen {
+                let ListenAddress::Tcp(address) = address else { continue };
                 match listener::bind(&spec.name, address, &spec.tcp) {
                     Ok(listeners) => opened.extend(listeners.into_iter().map(|listener| (spec.name.clone(), listener))),
                     Err(error) => errors.push(error),

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::decide::{Pick, Routes, ServiceRoutes, Target};
+use crate::decide::balance::Balancer;
+use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{ClusterSettings, HoldSpec, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
@@ -69,6 +70,7 @@ pub(super) enum Choice {
     Target { target: Target, generation: u64 },
     Wait { reason: Reason, since: Instant },
     Exhausted,
+    Full,
 }
 
 /// One service of the cluster: its policy, its counters and its waiting clients.
@@ -223,7 +225,7 @@ impl Registry {
         &self,
         service: &ServiceName,
         connecting: impl Fn(&MemberName) -> usize,
-        turn: usize,
+        balancer: &mut Balancer,
         tried: &[MemberName],
     ) -> Choice {
         let gate = self.gate.lock();
@@ -235,13 +237,15 @@ impl Registry {
         let Some(routes) = gate.routes.service(service) else {
             return Choice::Wait { reason: Reason::NoTarget, since: clock::now() };
         };
-        match routes.pick(|member| open(member) + connecting(member), turn, tried) {
+        let caller = Caller { client: 0, draw: 0, tried, now: clock::now() };
+        match routes.pick(balancer, caller, |member| open(member) + connecting(member)) {
             Pick::Target(target) if target.needs_confirmation && !gate.is_confirmed() => {
                 Choice::Wait { reason: Reason::Unconfirmed, since: gate.confirmed_until }
             }
             Pick::Target(target) => Choice::Target { target: target.clone(), generation: gate.routes.generation },
             Pick::Hold { reason, since, .. } | Pick::Refuse { reason, since } => Choice::Wait { reason, since },
             Pick::Exhausted => Choice::Exhausted,
+            Pick::Full => Choice::Full,
         }
     }
 

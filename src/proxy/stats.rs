@@ -81,6 +81,12 @@ pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
     let failed = counters.connects_failed.iter().map(|counter| counter.load(Relaxed));
     ServiceSnapshot {
         service,
+        clients: 0,
+        clients_most: 0,
+        targets: Vec::new(),
+        queued: 0,
+        queued_most: 0,
+        queued_total: 0,
         clients_total: counters.clients_total.load(Relaxed),
         sessions_total: counters.sessions_total.load(Relaxed),
         sessions: Vec::new(),

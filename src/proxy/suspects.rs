@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::decide::Suspicion;
+use crate::decide::{Report, Suspicion};
 use crate::model::MemberName;
 use crate::runtime::clock;
 
@@ -17,12 +17,12 @@ const REPORTS_MAX: usize = 1000;
 
 #[derive(Debug)]
 pub struct Suspects {
-    router: mpsc::Sender<(MemberName, Suspicion)>,
+    router: mpsc::Sender<Report>,
     last: Mutex<HashMap<(MemberName, u8), (u64, Instant)>>,
 }
 
 impl Suspects {
-    pub fn new(router: mpsc::Sender<(MemberName, Suspicion)>) -> Suspects {
+    pub fn new(router: mpsc::Sender<Report>) -> Suspects {
         Suspects { router, last: Mutex::default() }
     }
 
@@ -37,7 +37,7 @@ impl Suspects {
         if last.get(&key).is_some_and(is_repeat) {
             return;
         }
-        if self.router.try_send((member.clone(), suspicion)).is_ok() {
+        if self.router.try_send(Report::Suspected(member.clone(), suspicion)).is_ok() {
             if last.len() >= REPORTS_MAX {
                 last.clear();
             }
@@ -64,8 +64,9 @@ mod tests {
         while let Ok(report) = router.try_recv() {
             said.push(report);
         }
-        let refused = |member: &MemberName| (member.clone(), Suspicion::ConnectRefused);
-        assert_eq!(said, [refused(&a), refused(&b), (a.clone(), Suspicion::StartupEof), refused(&a)]);
+        let suspected = |member: &MemberName, suspicion| Report::Suspected(member.clone(), suspicion);
+        let refused = |member: &MemberName| suspected(member, Suspicion::ConnectRefused);
+        assert_eq!(said, [refused(&a), refused(&b), suspected(&a, Suspicion::StartupEof), refused(&a)]);
     }
 
     #[test]
@@ -74,8 +75,8 @@ mod tests {
         let (suspects, a) = (Suspects::new(sender), MemberName::from("a"));
         suspects.report(&a, Suspicion::StartupEof, 1);
         suspects.report(&a, Suspicion::ConnectRefused, 1);
-        assert_eq!(router.try_recv().unwrap().1, Suspicion::StartupEof);
+        assert_eq!(router.try_recv().unwrap(), Report::Suspected(a.clone(), Suspicion::StartupEof));
         suspects.report(&a, Suspicion::ConnectRefused, 1);
-        assert_eq!(router.try_recv().unwrap().1, Suspicion::ConnectRefused);
+        assert_eq!(router.try_recv().unwrap(), Report::Suspected(a.clone(), Suspicion::ConnectRefused));
     }
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::decide::{Effect, Event, Memory, Router, Snapshot, Suspicion};
+use crate::decide::{Effect, Event, Memory, Report, Router, Snapshot};
 use crate::model::{ApiAddress, HostPort, MemberName, PortOutcome, ProbeOutcome};
 use crate::proxy::Plane;
 use crate::runtime::{clock, log};
@@ -33,7 +33,7 @@ pub struct Driver {
     /// For probes to answer into.
     pub sender: mpsc::Sender<Event>,
     /// What clients saw of members.
-    pub suspicions: mpsc::Receiver<(MemberName, Suspicion)>,
+    pub reports: mpsc::Receiver<Report>,
     pub plane: Arc<Plane>,
     pub dcs: Arc<dcs::etcd::Handle>,
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
@@ -52,9 +52,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = sleep_until(timer) => self.router.handle_timeout(clock::now()),
-                Some((member, suspicion)) = self.suspicions.recv() => {
-                    self.router.handle(Event::Suspected { member, suspicion }, clock::now());
-                }
+                Some(report) = self.reports.recv() => self.router.handle(report.into(), clock::now()),
                 event = self.mailbox.recv() => match event {
                     Some(event) => self.take(event),
                     None => return,
@@ -87,6 +85,7 @@ impl Driver {
         match effect {
             Effect::Probe { member, number, address, limit } => self.probe(member, number, address, limit),
             Effect::ProbePort { member, number, address, limit } => self.probe_port(member, number, address, limit),
+            Effect::Check { .. } => {}
             Effect::ReadNow => self.dcs.read_now(),
             Effect::Remember(memory) => {
                 self.memory.send_replace(memory);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::decide::Transition;
-use crate::model::MemberName;
+use crate::model::{MemberName, Order};
 
 /// For the last lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,6 +76,25 @@ pub fn transition(cluster: &str, transition: &Transition) {
         Transition::Dcs { fresh: false, reason } => {
             tracing::warn!(target: "pgvane::dcs", cluster, %reason, "the DCS: {}", reason.sentence());
         }
+        Transition::Check { member, path, up: true, reason } => {
+            tracing::info!(target: "pgvane::member", cluster, %member, path = &**path, %reason, "{member} is up for {path}");
+        }
+        Transition::Check { member, path, up: false, reason } => {
+            tracing::warn!(
+                target: "pgvane::member", cluster, %member, path = &**path, %reason,
+                "{member} is down for {path}: {}", reason.sentence()
+            );
+        }
+        Transition::Order { member, order } => match order {
+            Order::State(state) => {
+                let state = state.as_str();
+                tracing::warn!(target: "pgvane::member", cluster, %member, state, "an operator set {member} to {state}");
+            }
+            Order::Weight(weight) => {
+                let weight = weight.map_or("as configured".to_owned(), |weight| weight.to_string());
+                tracing::warn!(target: "pgvane::member", cluster, %member, weight, "an operator set the weight of {member}");
+            }
+        },
         Transition::TimelineMark { system_id, timeline } => {
             tracing::info!(target: "pgvane::lead", cluster, system_id, %timeline, "timeline mark");
         }

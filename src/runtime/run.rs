@@ -18,15 +18,15 @@ use crate::admin::{self, ClusterReport, Lifecycle};
 use crate::config::{Cluster, Config, EtcdSpec, TlsFiles};
 use crate::dcs::DcsEvent;
 use crate::dcs::etcd::{self, EtcdAccess, EtcdTls, Subscription};
-use crate::decide::{Event, Memory, Router, Snapshot};
+use crate::decide::{Event, Memory, Report, Router, Snapshot};
 use crate::probe::tls::{TlsMaterial, client_config};
 use crate::proxy::Plane;
 
 use super::driver::{Driver, MAILBOX_MAX};
 use super::{clock, memories, state_file};
 
-/// Suspicions that may wait for the driver; they are deduplicated, so this is members, not clients.
-const SUSPICIONS_MAX: usize = 1024;
+/// Reports that may wait for the driver; they are deduplicated, so this is members, not clients.
+const REPORTS_MAX: usize = 1024;
 /// Descriptors kept for listeners, checks, the DCS and the admin endpoint.
 const DESCRIPTORS_RESERVE: usize = 256;
 /// Where the kernel does not tell.
@@ -128,10 +128,10 @@ fn start_clusters(
     let mut prepared = Vec::new();
     let mut refused = Vec::new();
     for cluster in &config.clusters {
-        let (suspect, suspicions) = mpsc::channel(SUSPICIONS_MAX);
+        let (reporter, reports) = mpsc::channel(REPORTS_MAX);
         let _on_data_plane = data.enter();
-        match Plane::start(cluster.spec.name.clone(), &cluster.spec.services, suspect, hold_max) {
-            Ok(plane) => prepared.push((cluster, Arc::new(plane), suspicions)),
+        match Plane::start(cluster.spec.name.clone(), &cluster.spec.services, reporter, hold_max) {
+            Ok(plane) => prepared.push((cluster, Arc::new(plane), reports)),
             Err(errors) => refused.extend(errors.iter().map(ToString::to_string)),
         }
     }
@@ -140,10 +140,10 @@ fn start_clusters(
     }
     let mut lines = Vec::new();
     let mut running = Vec::new();
-    for (cluster, plane, suspicions) in prepared {
+    for (cluster, plane, reports) in prepared {
         let key = memory_key(cluster, &config.clusters);
         let memory = remembered.get(&key).cloned().unwrap_or_default();
-        let (line, one) = prepare(cluster, plane, suspicions, (key, memory), keeper)?;
+        let (line, one) = prepare(cluster, plane, reports, (key, memory), keeper)?;
         lines.push(line);
         running.push(one);
     }
@@ -186,7 +186,7 @@ struct Line {
 fn prepare(
     cluster: &Cluster,
     plane: Arc<Plane>,
-    suspicions: mpsc::Receiver<(crate::model::MemberName, crate::decide::Suspicion)>,
+    reports: mpsc::Receiver<Report>,
     (key, memory): (String, Memory),
     keeper: &memories::Keeper,
 ) -> Result<(Line, Running)> {
@@ -206,7 +206,7 @@ fn prepare(
             router,
             mailbox,
             sender: telling,
-            suspicions,
+            reports,
             plane: acting,
             dcs,
             api_tls,

@@ -86,6 +86,7 @@ fn recalled(cluster: WrittenCluster) -> Memory {
     Memory {
         members: cluster.members.into_iter().map(|(name, m)| (name.into(), member(m))).collect(),
         marks: cluster.timeline_marks.into_iter().map(|(system, tl)| (system, Timeline(tl))).collect(),
+        orders: BTreeMap::new(),
     }
 }
 
@@ -132,6 +133,7 @@ mod tests {
         let memory = Memory {
             members: BTreeMap::from([("n1".into(), member)]),
             marks: BTreeMap::from([("7300".to_owned(), Timeline(9))]),
+            orders: BTreeMap::new(),
         };
         Memories::from([("/service/demo/".to_owned(), memory)])
     }

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pgvane::decide::{Effect, Routes, ServiceRoutes, Suspicion, Target};
-use pgvane::model::service::TcpSpec;
-use pgvane::model::{Balance, HoldSpec, HostPort, MemberName, Reason, Role, ServiceSpec};
+use pgvane::decide::{Effect, Report, Routes, ServiceRoutes, Target};
+use pgvane::model::{HoldSpec, HostPort, MemberName, Reason, Role, ServiceSpec};
 use pgvane::proxy::Plane;
 use pgvane::proxy::stats::ServiceSnapshot;
 use pgvane::runtime::clock::now;
@@ -36,26 +35,16 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 
 pub fn spec(name: &str, role: Role) -> ServiceSpec {
     ServiceSpec {
-        name: Arc::from(name),
-        listen: vec![HostPort::new("127.0.0.1", 0)],
-        role,
-        backup: Vec::new(),
-        port: None,
-        max_lag: None,
-        streaming: false,
-        balance: Balance::LeastConn,
+        listen: vec![HostPort::new("127.0.0.1", 0).into()],
         hold: HoldSpec::On { timeout: Some(LIMIT), max: 10_000 },
-        connect_timeout: Duration::from_secs(3),
-        retries: 3,
         startup_timeout: Duration::from_secs(10),
-        close_on_down: true,
-        tcp: TcpSpec::default(),
+        ..ServiceSpec::new(name, role)
     }
 }
 
 pub struct Bed {
     pub plane: Plane,
-    pub suspicions: mpsc::Receiver<(MemberName, Suspicion)>,
+    pub reports: mpsc::Receiver<Report>,
     specs: Vec<Arc<ServiceSpec>>,
     generation: AtomicU64,
 }
@@ -76,9 +65,9 @@ impl Bed {
             Arc::new(spec)
         };
         let specs = vec![make("primary", Role::Primary), make("replica", Role::Replica)];
-        let (sender, suspicions) = mpsc::channel(1000);
+        let (sender, reports) = mpsc::channel(1000);
         let plane = Plane::start("test".into(), &specs, sender, 10_000).unwrap();
-        let bed = Bed { plane, suspicions, specs, generation: AtomicU64::new(0) };
+        let bed = Bed { plane, reports, specs, generation: AtomicU64::new(0) };
         bed.confirm(Duration::from_secs(3600));
         bed
     }
@@ -286,6 +275,8 @@ impl Server {
             address: HostPort::new(self.address.ip().to_string(), self.address.port()),
             role,
             needs_confirmation: role == Role::Primary,
+            weight: 100,
+            risen_at: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use pgvane::decide::Suspicion;
+use pgvane::decide::{Report, Suspicion};
 use pgvane::model::{HostPort, Reason, Role};
 use pgvane::proxy::Plane;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -256,7 +256,8 @@ async fn a_server_that_resets_is_suspected() {
     bed.publish(Some(&server), &[]);
     let (mut client, _) = bed.session("primary").await;
     client.send(b"x").await;
-    assert_eq!(within("suspicion", bed.suspicions.recv()).await.unwrap(), (server.member(), Suspicion::ServerReset));
+    let report = within("report", bed.reports.recv()).await.unwrap();
+    assert_eq!(report, Report::Suspected(server.member(), Suspicion::ServerReset));
     client.end().await;
     until("counted", || bed.snapshot("primary").closed == [(Reason::ServerError, 1)]).await;
 }
@@ -338,7 +339,9 @@ async fn a_taken_port_is_told_with_its_service_and_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut spec = spec("primary", Role::Primary);
-    spec.listen = vec![HostPort::new("127.0.0.1", port), HostPort::new("192.0.2.1", 5433), HostPort::new("*", 0)];
+    spec.listen = [("127.0.0.1", port), ("192.0.2.1", 5433), ("*", 0)]
+        .map(|(host, port)| HostPort::new(host, port).into())
+        .to_vec();
     let errors = Plane::start("test".into(), &[Arc::new(spec)], mpsc::channel(1).0, 10).unwrap_err();
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(text.len(), 2);
@@ -348,7 +351,7 @@ async fn a_taken_port_is_told_with_its_service_and_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_star_listens_on_both_families() {
-    let bed = Bed::with(|spec| spec.listen = vec![HostPort::new("*", 0)]);
+    let bed = Bed::with(|spec| spec.listen = vec![HostPort::new("*", 0).into()]);
     let server = Server::postgres("a").await;
     bed.publish(Some(&server), &[]);
     let port = bed.address("primary").port();

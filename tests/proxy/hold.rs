@@ -174,7 +174,7 @@ async fn a_client_keeps_its_deadline_and_its_place_when_its_target_fails() {
     let mut second = bed.started("primary").await;
     bed.held(2).await;
     bed.publish(Some(&bad), &[]);
-    within("suspicion", bed.suspicions.recv()).await.unwrap();
+    within("suspicion", bed.reports.recv()).await.unwrap();
     // The router does nothing: it is tried again after a pause, not in a loop.
     assert_eq!(first.fatal().await.code, "57P03");
     assert_eq!(second.fatal().await.code, "57P03");

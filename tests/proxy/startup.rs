@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use pgvane::decide::Suspicion;
+use pgvane::decide::{Report, Suspicion};
 use pgvane::model::{HoldSpec, Reason};
 use pgvane::proxy::startup::fatal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,8 +141,8 @@ async fn replayed(bad: Server, suspicion: Suspicion) {
     let good = Server::postgres("good").await;
     bed.publish(Some(&bad), &[]);
     let mut client = bed.started("primary").await;
-    let seen = within("suspicion", bed.suspicions.recv()).await.unwrap();
-    assert_eq!(seen, (bad.member(), suspicion));
+    let seen = within("suspicion", bed.reports.recv()).await.unwrap();
+    assert_eq!(seen, Report::Suspected(bad.member(), suspicion));
     bed.publish(None, &[]);
     bed.held(1).await;
     bed.publish(Some(&good), &[]);
@@ -188,7 +188,7 @@ async fn other_errors_of_a_server_are_the_clients_business() {
     let mut client = bed.started("primary").await;
     client.expect(&sent).await;
     client.end().await;
-    assert!(bed.suspicions.try_recv().is_err());
+    assert!(bed.reports.try_recv().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,8 +200,8 @@ async fn a_refused_connect_goes_back_to_hold_on_the_write_service() {
     until("port closed", || std::net::TcpStream::connect((&*target.address.host, target.address.port)).is_err()).await;
     bed.publish_targets(vec![target], vec![]);
     let mut client = bed.started("primary").await;
-    let (member, suspicion) = within("suspicion", bed.suspicions.recv()).await.unwrap();
-    assert_eq!((member.as_str(), suspicion), ("gone", Suspicion::ConnectRefused));
+    let report = within("report", bed.reports.recv()).await.unwrap();
+    assert_eq!(report, Report::Suspected("gone".into(), Suspicion::ConnectRefused));
     bed.publish(Some(&good), &[]);
     assert_eq!(client.greeting().await, "good");
 }
@@ -297,6 +297,6 @@ async fn a_server_that_never_answers_is_given_up() {
     bed.publish(Some(&silent), &[]);
     let told = bed.started("primary").await.fatal().await;
     assert_eq!(told.code, "57P03");
-    assert_eq!(bed.suspicions.recv().await.unwrap().1, Suspicion::ConnectTimedOut);
+    assert!(matches!(bed.reports.recv().await.unwrap(), Report::Suspected(_, Suspicion::ConnectTimedOut)));
     until("the server is let go", || silent.seen.open.load(SeqCst) == 0).await;
 }

@@ -8,10 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use pgvane::model::service::TcpSpec;
-use pgvane::model::{Balance, CheckTiming, ClusterSpec, HoldSpec, HostPort, OnDcsLoss, Role, ServiceSpec};
+use pgvane::model::{CheckTiming, ClusterSpec, HoldSpec, HostPort, OnDcsLoss, Role, ServiceSpec, Trust};
 
 pub mod checks;
 pub mod etcd;
@@ -31,25 +29,20 @@ pub const SEC: Micros = 1_000_000;
 /// One cluster with the services that Pigsty's users know, and readers that care about lag.
 pub fn cluster(policy: OnDcsLoss, max_lag: Option<u64>) -> Arc<ClusterSpec> {
     let service = |name: &str, port: u16, role: Role, backup: &[Role]| {
-        Arc::new(ServiceSpec {
-            name: name.into(),
-            listen: vec![HostPort::new("*", port)],
-            role,
+        let mut spec = ServiceSpec {
+            listen: vec![HostPort::new("*", port).into()],
             backup: backup.to_vec(),
-            port: None,
-            max_lag: max_lag.filter(|_| role != Role::Primary),
-            streaming: false,
-            balance: Balance::LeastConn,
             hold: HoldSpec::On { timeout: None, max: 1000 },
-            connect_timeout: Duration::from_secs(3),
-            retries: 3,
-            startup_timeout: Duration::from_secs(60),
-            close_on_down: true,
-            tcp: TcpSpec::default(),
-        })
+            ..ServiceSpec::new(name, role)
+        };
+        spec.filter.max_lag = max_lag.filter(|_| role != Role::Primary);
+        Arc::new(spec)
     };
     Arc::new(ClusterSpec {
         name: "pg-test".into(),
+        scope: "pg-test".into(),
+        group: None,
+        trust: Trust::Confirm,
         namespace: "service".to_owned(),
         on_dcs_loss: policy,
         check: CheckTiming::default(),

@@ -1,10 +1,11 @@
 //! A real router machine with a model of everything around it: reads, watch, probes, data plane.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgvane::decide::{Effect, Event, Memory, Pick, Router, Routes, Suspicion, Target};
+use pgvane::decide::balance::Balancer;
+use pgvane::decide::{Caller, Effect, Event, Memory, Pick, Router, Routes, Suspicion, Target};
 use pgvane::model::{ClusterSpec, MemberName, ProbeOutcome, Reason, ServiceName};
 
 use super::member::Pg;
@@ -77,7 +78,7 @@ pub struct Shell {
     pub reach_since: Micros,
     pub knowledge: Option<Knowledge>,
     pub timer: Option<Micros>,
-    pub turn: usize,
+    pub balancers: BTreeMap<ServiceName, Balancer>,
     pub clients: bool,
 }
 
@@ -108,7 +109,7 @@ impl Shell {
             reach_since: now,
             knowledge: None,
             timer: None,
-            turn: 0,
+            balancers: BTreeMap::new(),
             clients: true,
         }
     }
@@ -213,6 +214,7 @@ impl World {
                 let event = Event::PortProbeDone { member, number, outcome };
                 self.push_core(r, self.now + after, Core::Event(event));
             }
+            Effect::Check { .. } => {} // only with `trust: rest`
             Effect::ReadNow => self.push_core(r, self.now + 50, Core::ReadNow),
             Effect::Remember(memory) => self.routers[r].memory = memory,
             Effect::ForgetAddress { .. } | Effect::Log(_) => {}
@@ -269,26 +271,28 @@ impl World {
     }
 
     fn arrive(&mut self, r: usize, service: ServiceName, since: Micros) {
-        self.routers[r].turn += 1;
+        let mut balancer = self.routers[r].balancers.remove(&service).unwrap_or_default();
         let shell = &self.routers[r];
         let load = |m: &MemberName| {
             shell.sessions.iter().filter(|s| s.service == service && self.members[s.member].name == *m).count()
         };
         let Some(routes) = shell.routes.service(&service) else { return };
         let limit = routes.hold_limit;
-        match routes.pick(load, shell.turn, &[]) {
+        let caller = Caller { client: 0, draw: 0, tried: &[], now: self.instant() };
+        match routes.clone().pick(&mut balancer, caller, load) {
             Pick::Target(target) => {
                 let target = target.clone();
                 let confirmed = shell.confirmed.is_some_and(|until| self.instant() < until);
                 if target.needs_confirmation && !confirmed {
-                    self.hold(r, service, since, limit.map(|l| l.as_micros() as Micros));
+                    self.hold(r, service.clone(), since, limit.map(|l| l.as_micros() as Micros));
                 } else {
-                    self.connect(r, service, since, &target, limit.map(|l| l.as_micros() as Micros));
+                    self.connect(r, service.clone(), since, &target, limit.map(|l| l.as_micros() as Micros));
                 }
             }
-            Pick::Hold { limit, .. } => self.hold(r, service, since, Some(limit.as_micros() as Micros)),
-            Pick::Refuse { .. } | Pick::Exhausted => {}
+            Pick::Hold { limit, .. } => self.hold(r, service.clone(), since, Some(limit.as_micros() as Micros)),
+            Pick::Refuse { .. } | Pick::Exhausted | Pick::Full => {}
         }
+        self.routers[r].balancers.insert(service, balancer);
     }
 
     fn hold(&mut self, r: usize, service: ServiceName, since: Micros, limit: Option<Micros>) {

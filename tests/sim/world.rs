@@ -388,6 +388,10 @@ pub fn describe_event(event: &Event) -> String {
         },
         Event::PortProbeDone { member, outcome, .. } => format!("port {member} {outcome:?}"),
         Event::Suspected { member, suspicion } => format!("suspected {member} {suspicion:?}"),
+        Event::CheckDone { member, outcome, .. } => format!("check {member} {}", outcome.status.as_str()),
+        Event::ErrorLimit { service, member } => format!("error limit {service} {member}"),
+        Event::Spec(_) => "a new configuration".to_owned(),
+        Event::Order { member, order } => format!("order {member} {order:?}"),
     }
 }
 
@@ -407,6 +411,7 @@ pub fn describe_effect(effect: &Effect) -> String {
             format!("close {member} {services} {reason}")
         }
         Effect::Probe { member, limit, .. } => format!("probe {member} {limit:?}"),
+        Effect::Check { member, check, .. } => format!("check {member} {}", check.path),
         Effect::ProbePort { member, .. } => format!("probe port {member}"),
         Effect::ForgetAddress { host } => format!("forget {host}"),
         Effect::ReadNow => "read now".to_owned(),
