@@ -171,6 +171,7 @@ fn derive(world: &World, now: Instant, services: &[Arc<ServiceSpec>]) -> (Lead, 
     let cluster: Arc<str> = "pg-test".into();
     let previous = Routes { cluster: cluster.clone(), generation: 0, services: Vec::new() };
     let table = Ingredients {
+        trust: pgvane::model::Trust::Confirm,
         now,
         cluster: &cluster,
         services,

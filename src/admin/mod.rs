@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::decide::{ServiceSnapshot, Snapshot};
+use crate::model::{MemberName, Order};
 
 pub use server::{bind, serve};
 
@@ -24,9 +25,21 @@ pub struct ClusterReport {
     pub trouble: Option<(Instant, String, String)>,
 }
 
+/// Why an order was not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderError {
+    NoSuchCluster,
+    NoSuchMember,
+    /// Too much is waiting for the cluster's machine already.
+    Busy,
+}
+
 /// Where reports come from.
 pub trait Source: Send + Sync + 'static {
     fn reports(&self) -> Vec<ClusterReport>;
+
+    /// Passes an operator's order on. It is carried out within milliseconds, and shows in the reports.
+    fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError>;
 }
 
 /// Whether the router wants clients at all.

@@ -29,11 +29,36 @@ use crate::model::{ClusterSpec, HostPort};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub state_file: Option<PathBuf>,
+    pub log: LogSpec,
     pub shutdown: Shutdown,
     pub admin: Option<Admin>,
     /// At least one; no two listeners of all of them overlap.
     pub clusters: Vec<Cluster>,
 }
+
+/// Where lines go besides stderr.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LogSpec {
+    pub syslog: Option<SyslogSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyslogSpec {
+    pub target: SyslogTarget,
+    pub facility: Facility,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SyslogTarget {
+    /// A Unix datagram socket such as /dev/log; lines in the form of RFC 3164, as local daemons expect.
+    Unix(PathBuf),
+    /// UDP; lines in the form of RFC 5424.
+    Udp(HostPort),
+}
+
+/// RFC 5424, table 1: the number that a line's priority is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facility(pub u8);
 
 /// What SIGTERM does.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,13 +79,25 @@ impl Default for Shutdown {
 pub struct Admin {
     /// Host `*` is every IPv4 and IPv6 address.
     pub listen: Vec<HostPort>,
+    pub orders: OrdersFrom,
+}
+
+/// Whose orders (drain, maintenance, weight) are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OrdersFrom {
+    Nobody,
+    /// Connections from this host.
+    #[default]
+    Loopback,
+    Everybody,
 }
 
 /// One Patroni cluster and how to reach it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     pub spec: Arc<ClusterSpec>,
-    pub etcd: EtcdSpec,
+    /// None exactly with `trust: rest`.
+    pub etcd: Option<EtcdSpec>,
     /// None: the members' REST API is reached over plain http.
     pub patroni_tls: Option<TlsFiles>,
 }

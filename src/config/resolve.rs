@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::diagnose::{At, Sink};
 use super::fields::Written;
 use super::listen::{Listeners, is_host};
-use super::{Admin, Cluster, Config, EtcdSpec, Outside, Shutdown, etcd, schema};
+use super::{Admin, Cluster, Config, EtcdSpec, LogSpec, OrdersFrom, Outside, Shutdown, etcd, schema};
 use crate::model::service::TcpSpec;
 use crate::model::{
     Balance, CheckTiming, CloseOnDown, ClusterSpec, HoldSpec, HostPort, MemberName, OnDcsLoss, Role, ServiceSpec,
@@ -39,7 +39,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
     let shutdown = Shutdown::default();
     let admin = file.admin.as_ref().map(|listen| {
         listen.iter().for_each(|address| listeners.add(address, "`admin`", around.sink));
-        Admin { listen: listen.iter().map(|address| address.value.clone()).collect() }
+        Admin { listen: listen.iter().map(|address| address.value.clone()).collect(), orders: OrdersFrom::default() }
     });
     let mut clusters: Vec<(&schema::Cluster, Cluster)> = Vec::new();
     for written in &file.clusters {
@@ -49,6 +49,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
     }
     Config {
         state_file: file.state_file.as_ref().map(|path| around.path(path)),
+        log: LogSpec::default(),
         shutdown: Shutdown {
             delay: file.shutdown_delay.unwrap_or(shutdown.delay),
             drain: file.shutdown_drain.unwrap_or(shutdown.drain),
@@ -182,7 +183,7 @@ fn resolve_cluster(
     };
     Cluster {
         spec: Arc::new(spec),
-        etcd: written.etcd.as_ref().map_or_else(EtcdSpec::default, |etcd| etcd::resolve(etcd, around)),
+        etcd: Some(written.etcd.as_ref().map_or_else(EtcdSpec::default, |etcd| etcd::resolve(etcd, around))),
         patroni_tls: written.patroni_tls.as_ref().map(|tls| etcd::resolve_tls(tls, around)),
     }
 }
@@ -214,7 +215,7 @@ fn namespace(written: &schema::Cluster, sink: &Sink) -> String {
 fn refuse_twins(before: &[(&schema::Cluster, Cluster)], written: &schema::Cluster, cluster: &Cluster, sink: &Sink) {
     let twin = before.iter().find(|(_, other)| {
         other.spec.prefix() == cluster.spec.prefix()
-            && other.etcd.endpoints.iter().any(|endpoint| cluster.etcd.endpoints.contains(endpoint))
+            && endpoints(other).iter().any(|endpoint| endpoints(cluster).contains(endpoint))
     });
     if let (Some((other, _)), Some(name)) = (twin, &written.name) {
         let line = other.name.as_ref().map_or(other.at.line, |name| name.at.line);
@@ -224,6 +225,10 @@ fn refuse_twins(before: &[(&schema::Cluster, Cluster)], written: &schema::Cluste
         );
         sink.report(name.at, sentence);
     }
+}
+
+fn endpoints(cluster: &Cluster) -> &[String] {
+    cluster.etcd.as_ref().map_or(&[], |etcd| &etcd.endpoints)
 }
 
 fn resolve_members(written: &[schema::Member], patroni_tls: bool, sink: &Sink) -> BTreeMap<MemberName, StaticMember> {

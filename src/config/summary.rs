@@ -31,7 +31,7 @@ impl Config {
 fn show_cluster(text: &mut String, cluster: &Cluster) {
     let spec = &cluster.spec;
     text.push_str(&format!("\ncluster {}, keys under {}\n", spec.name, spec.prefix()));
-    let etcd = &cluster.etcd;
+    let etcd = cluster.etcd.clone().unwrap_or_default();
     let user = match (&etcd.username, &etcd.password) {
         (Some(user), Some(_)) => format!(", as {user} with a password"),
         (Some(user), None) => format!(", as {user}"),

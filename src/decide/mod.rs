@@ -1,6 +1,7 @@
 //! Pure machines. Time comes in as an argument, effects go out as values.
 
 pub mod balance;
+pub mod checks;
 pub mod event;
 pub mod health;
 pub mod lead;

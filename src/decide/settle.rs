@@ -155,6 +155,7 @@ impl Router {
         let view = self.keeper.current().map(Arc::as_ref);
         let ingredients = Ingredients {
             now,
+            trust: self.spec.trust,
             cluster: &self.spec.name,
             services: &self.spec.services,
             ttl: view.map_or_else(|| crate::model::ClusterSettings::default().ttl, |v| v.settings.ttl),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::member::{tag_is_true, tags_say_offline};
-use crate::model::{ClusterView, HostPort, Lsn, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags};
+use crate::model::{
+    ClusterView, HostPort, Lsn, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags, Trust,
+};
 
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
@@ -17,6 +19,7 @@ const LAG_RETURN: (u64, u64) = (3, 4);
 /// What a table is made from.
 pub struct Ingredients<'a> {
     pub now: Instant,
+    pub trust: Trust,
     pub cluster: &'a Arc<str>,
     pub services: &'a [Arc<ServiceSpec>],
     pub view: Option<&'a ClusterView>,

@@ -1,11 +1,15 @@
 //! What is known of one member from asking it: answers, proof, health, and when to ask again.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{
-    ApiAddress, CheckTiming, HostPort, MemberFacts, PortOutcome, ProbeOutcome, Reason, RestAnswer, Timeline,
+    ApiAddress, CheckSpec, CheckTiming, HostPort, MemberFacts, PortOutcome, ProbeOutcome, Reason, RestAnswer, Timeline,
 };
 
+use super::Orders;
+use super::checks::CheckTrack;
 use super::health::Health;
 
 /// Gap between the starts of probes of a member that has to prove itself.
@@ -72,6 +76,14 @@ pub struct MemberTrack {
     pub offline: Option<bool>,
     /// The configuration alone is enough to know this member.
     pub is_static: bool,
+    /// As ordered by an operator.
+    pub orders: Orders,
+    /// Weight of the configuration; None: the default.
+    pub weight: Option<u32>,
+    /// HTTP checks of its own: all there is with `trust: rest`, further conditions with `confirm`.
+    pub checks: BTreeMap<Arc<CheckSpec>, CheckTrack>,
+    /// When the common check came back from being down, or maintenance ended; None before.
+    pub risen_at: Option<Instant>,
     pub health: Health,
     pub health_reason: Reason,
     /// Why REST told nothing when it last did.
@@ -117,6 +129,10 @@ impl MemberTrack {
             api: None,
             offline: None,
             is_static: false,
+            orders: Orders::default(),
+            weight: None,
+            checks: BTreeMap::new(),
+            risen_at: None,
             health: Health::new(timing),
             health_reason: Reason::NotChecked,
             rest_reason: Reason::NotChecked,

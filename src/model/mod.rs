@@ -18,6 +18,6 @@ pub use reason::Reason;
 pub use rest::{PortOutcome, ProbeOutcome, RestAnswer, RestRole};
 pub use service::{
     Balance, CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, QueueSpec, Role, ServiceName,
-    ServiceSpec, StaticMember, Trust,
+    ServiceSpec, SessionLog, StaticMember, Trust,
 };
 pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};

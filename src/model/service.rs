@@ -266,7 +266,29 @@ pub struct ServiceSpec {
     pub slowstart: Duration,
     pub startup_timeout: Duration,
     pub close_on_down: CloseOnDown,
+    pub session_log: SessionLog,
     pub tcp: TcpSpec,
+}
+
+/// Which sessions get a line in the log when they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionLog {
+    Off,
+    /// Those that did not end by their client's or their server's ordinary close.
+    Errors,
+    All,
+}
+
+impl SessionLog {
+    pub const ALL: [SessionLog; 3] = [SessionLog::Off, SessionLog::Errors, SessionLog::All];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionLog::Off => "off",
+            SessionLog::Errors => "errors",
+            SessionLog::All => "all",
+        }
+    }
 }
 
 /// How a service's members are checked.
@@ -302,6 +324,7 @@ impl ServiceSpec {
             slowstart: Duration::ZERO,
             startup_timeout: Duration::from_secs(60),
             close_on_down: CloseOnDown::Cut { grace: Duration::ZERO },
+            session_log: SessionLog::Errors,
             tcp: TcpSpec::default(),
         }
     }

@@ -14,11 +14,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, ClusterReport, Lifecycle};
+use crate::admin::{self, ClusterReport, Lifecycle, OrderError};
 use crate::config::{Cluster, Config, EtcdSpec, TlsFiles};
 use crate::dcs::DcsEvent;
 use crate::dcs::etcd::{self, EtcdAccess, EtcdTls, Subscription};
 use crate::decide::{Event, Memory, Report, Router, Snapshot};
+use crate::model::{MemberName, Order};
 use crate::probe::tls::{TlsMaterial, client_config};
 use crate::proxy::Plane;
 
@@ -37,6 +38,7 @@ struct Running {
     name: Arc<str>,
     namespace: String,
     plane: Arc<Plane>,
+    sender: mpsc::Sender<Event>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
@@ -44,6 +46,12 @@ struct Running {
 type Trouble = (std::time::Instant, String, String);
 
 struct Reports(Vec<Running>);
+
+impl Running {
+    fn knows(&self, member: &MemberName) -> bool {
+        self.snapshot.load().members.iter().any(|known| known.name == *member)
+    }
+}
 
 impl admin::Source for Reports {
     fn reports(&self) -> Vec<ClusterReport> {
@@ -55,6 +63,15 @@ impl admin::Source for Reports {
             trouble: running.trouble.lock().clone(),
         };
         self.0.iter().map(report).collect()
+    }
+
+    fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError> {
+        let running = self.0.iter().find(|running| &*running.name == cluster).ok_or(OrderError::NoSuchCluster)?;
+        if !running.knows(member) {
+            return Err(OrderError::NoSuchMember);
+        }
+        let event = Event::Order { member: member.clone(), order };
+        running.sender.try_send(event).map_err(|_| OrderError::Busy)
     }
 }
 
@@ -158,7 +175,14 @@ fn start_clusters(
 fn memory_key(cluster: &Cluster, all: &[Cluster]) -> String {
     let prefix = cluster.spec.prefix();
     let shared = all.iter().filter(|other| other.spec.prefix() == prefix).count() > 1;
-    if shared { format!("{prefix} {}", cluster.etcd.endpoints.join(",")) } else { prefix }
+    if shared {
+        format!(
+            "{prefix} {}",
+            cluster.etcd.iter().flat_map(|etcd| etcd.endpoints.clone()).collect::<Vec<_>>().join(",")
+        )
+    } else {
+        prefix
+    }
 }
 
 /// Held clients use a descriptor each, and one more for the server when they are let go.
@@ -216,8 +240,15 @@ fn prepare(
         };
         tokio::spawn(driver.run());
     });
-    let line = Line { etcd: cluster.etcd.clone(), prefix: spec.prefix(), sender, trouble: trouble.clone(), drive };
-    let running = Running { name: spec.name.clone(), namespace: spec.namespace.clone(), plane, snapshot, trouble };
+    let line = Line {
+        etcd: cluster.etcd.clone().unwrap_or_default(),
+        prefix: spec.prefix(),
+        sender: sender.clone(),
+        trouble: trouble.clone(),
+        drive,
+    };
+    let running =
+        Running { name: spec.name.clone(), namespace: spec.namespace.clone(), plane, sender, snapshot, trouble };
     Ok((line, running))
 }
 
