@@ -54,6 +54,55 @@ impl Health {
         was_up && !self.is_up()
     }
 
+    /// The counter, from 0 to `rise + fall - 1`.
+    pub fn points(&self) -> u32 {
+        self.points
+    }
+
+    pub fn rise(&self) -> u32 {
+        self.rise
+    }
+
+    pub fn fall(&self) -> u32 {
+        self.fall
+    }
+
+    /// A failure now would move the counter; others are not counted (HAProxy's `chkfail`).
+    pub fn can_fall(&self) -> bool {
+        self.points > 0
+    }
+
+    /// A failure that leaves nothing to lose: the next one makes it go down (HAProxy's
+    /// `on-error sudden-death`, src/check.c `__health_adjust`).
+    pub fn sudden_death(&mut self) -> bool {
+        if self.points > self.rise {
+            self.points = self.rise + 1;
+        }
+        self.fail()
+    }
+
+    /// Down at once (`on-error mark-down`). Returns true when it was up.
+    pub fn mark_down(&mut self) -> bool {
+        self.points = self.points.min(self.rise);
+        self.fail()
+    }
+
+    /// Takes over another `rise` and `fall`; up stays up and down stays down.
+    pub fn retune(&mut self, timing: &CheckTiming) {
+        let (rise, fall) = (timing.rise.max(1), timing.fall.max(1));
+        if (rise, fall) == (self.rise, self.fall) {
+            return;
+        }
+        let was_up = self.is_up();
+        let may_rise_at_once = !self.seen;
+        (self.rise, self.fall) = (rise, fall);
+        self.points = match (was_up, may_rise_at_once) {
+            (true, _) => self.full(),
+            (false, true) => rise - 1,
+            (false, false) => 0,
+        };
+    }
+
     /// Gap to the next check.
     pub fn interval(&self, timing: &CheckTiming) -> Duration {
         if self.points == self.full() {

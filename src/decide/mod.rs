@@ -1,10 +1,14 @@
 //! Pure machines. Time comes in as an argument, effects go out as values.
 
 pub mod balance;
+mod checking;
 pub mod checks;
+mod closing;
 pub mod event;
 pub mod health;
 pub mod lead;
+mod orders;
+pub mod rest;
 pub mod router;
 pub mod routes;
 mod settle;

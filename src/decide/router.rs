@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::{
-    CloseOnDown, ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason,
-    Timeline,
+    CheckSpec, ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason,
+    ServiceSpec, Timeline,
 };
 
+use super::checking::wanted;
+use super::closing::Lives;
 use super::lead::{Keep, Lead};
+use super::rest;
 use super::track::{Change, MemberTrack};
 use super::view::{Verdict, ViewKeeper};
 use super::{Effect, Event, Memory, Routes, Suspicion, Transition, ViewSource};
@@ -46,6 +49,13 @@ pub struct Router {
     pub(super) probe_number: u64,
     /// Time of the latest call.
     pub(super) now: Instant,
+    /// The HTTP checks that members have to pass, beside the common question.
+    pub(super) wanted_checks: Vec<Arc<CheckSpec>>,
+    /// With `trust: rest`, the one that tells the primary.
+    pub(super) primary_check: Option<Arc<CheckSpec>>,
+    /// Services that a reload removed; their sessions go on.
+    pub(super) retired: Vec<Arc<ServiceSpec>>,
+    pub(super) lives: Lives,
     /// Closes that wait for the table that comes before them.
     pub(super) closes: Vec<Effect>,
     pub(super) effects: VecDeque<Effect>,
@@ -73,12 +83,17 @@ impl Router {
             was_fresh: None,
             probe_number: 0,
             now,
+            wanted_checks: wanted(&spec),
+            primary_check: rest::primary_check(&spec).map(Arc::new),
+            retired: Vec::new(),
+            lives: Lives::new(),
             closes: Vec::new(),
             effects: VecDeque::new(),
             spec,
             memory,
         };
         router.recall(now);
+        router.spread_checks(now);
         router.settle(now);
         router
     }
@@ -101,8 +116,10 @@ impl Router {
                 }
             }
             Event::Suspected { member, suspicion } => self.on_suspicion(&member, suspicion, now),
-            Event::CheckDone { .. } | Event::ErrorLimit { .. } | Event::Order { .. } => {}
-            Event::Spec(spec) => self.spec = spec,
+            Event::CheckDone { member, number, outcome } => self.on_check(&member, number, outcome, now),
+            Event::ErrorLimit { service, member } => self.on_error_limit(&service, &member, now),
+            Event::Order { member, order } => self.on_order(&member, order, now),
+            Event::Spec(spec) => self.on_spec(spec, now),
         }
         self.settle(now);
     }
@@ -200,7 +217,7 @@ impl Router {
     }
 
     /// The configuration's facts about members come on top of the DCS's.
-    fn apply_static(&mut self, now: Instant) {
+    pub(super) fn apply_static(&mut self, now: Instant) {
         for (name, given) in self.spec.clone().members.iter() {
             let complete = given.host.is_some() && given.api.is_some();
             if !complete && !self.tracks.contains_key(name) {
@@ -209,6 +226,7 @@ impl Router {
             let track = self.track(name, now);
             track.is_static = complete;
             track.offline = given.offline;
+            track.weight = given.weight;
             if let Some(host) = &given.host {
                 let port = track.conn.as_ref().map_or(5432, |c| c.port);
                 track.conn = Some(HostPort::new(host.clone(), port));
@@ -295,9 +313,6 @@ impl Router {
             let (up, reason) = (change.went_up, track.health_reason);
             self.log(Transition::Health { member: member.clone(), up, reason });
         }
-        if change.went_down {
-            self.close_down(member);
-        }
     }
 
     fn ask_port(&mut self, member: &MemberName, now: Instant) {
@@ -307,23 +322,5 @@ impl Router {
         if let Some((address, limit)) = track.send_port(number, &timing, now) {
             self.effects.push_back(Effect::ProbePort { member: member.clone(), number, address, limit });
         }
-    }
-
-    /// A member that is down loses the sessions of the services that want it so.
-    fn close_down(&mut self, member: &MemberName) {
-        let wanting: Vec<_> = self
-            .spec
-            .services
-            .iter()
-            .filter(|s| s.close_on_down != CloseOnDown::Stay)
-            .map(|s| s.name.clone())
-            .collect();
-        if wanting.len() == self.spec.services.len() {
-            self.writers.remove(member);
-        }
-        let services = Some(wanting);
-        let close = Effect::CloseSessions { member: member.clone(), services, reason: Reason::MemberDown };
-        // The table that leaves it out comes first: see settle().
-        self.closes.push(close);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{MemberName, Reason, ServiceName};
+use crate::model::{AdminState, MemberName, Reason, ServiceName, Trust};
 
 use super::lead::{Facts, KEYLESS_PROOF_MAX, Keep, Lead, PLANNED_HOLD_MAX, STALE_KEYLESS_GRACE, START_BY_REST_AFTER};
 use super::router::Router;
@@ -16,10 +16,18 @@ impl Router {
     /// Draws the conclusions from what is known now. Every call from outside ends here.
     pub(super) fn settle(&mut self, now: Instant) {
         self.now = now;
-        self.note_freshness(now);
-        self.forget_dead_members(now);
-        self.believe_leader(now);
-        let lead = self.facts(now).decide();
+        if self.spec.trust == Trust::Confirm {
+            self.note_freshness(now);
+            self.forget_dead_members(now);
+            self.believe_leader(now);
+        }
+        self.renew_checks(now);
+        self.close_those_down(now);
+        let lead = match self.spec.trust {
+            Trust::Confirm => self.facts(now).decide(),
+            Trust::Rest => self.decide_by_rest(now),
+        };
+        let lead = self.by_order(lead);
         let cuts = self.cuts(&lead);
         if !cuts.is_empty() || !self.closes.is_empty() {
             // Nobody is opened before everybody else is closed; who is open already stays so.
@@ -31,8 +39,11 @@ impl Router {
         self.note_lead(&lead, now);
         self.publish(&lead, &[], now);
         self.confirm(&lead);
-        self.send_probes(now);
-        self.remember(now);
+        if self.spec.trust == Trust::Confirm {
+            self.send_probes(now);
+            self.remember(now);
+        }
+        self.send_checks(now);
         debug_assert_eq!(self.broken_invariant(), None);
     }
 
@@ -46,11 +57,23 @@ impl Router {
             return Some("a writer other than the open one");
         }
         let proven = self.tracks.get(open).is_some_and(|t| t.proof.is_some());
-        if !proven {
+        if !proven && self.spec.trust == Trust::Confirm {
             return Some("open to a member without proof");
         }
         let elsewhere = |s: &ServiceRoutes| s.targets.iter().any(|t| t.needs_confirmation && t.member != *open);
         self.routes.services.iter().any(elsewhere).then_some("the table has another write target")
+    }
+
+    /// An operator's word about the leader: no new sessions.
+    fn by_order(&self, lead: Lead) -> Lead {
+        let Some(track) = lead.open.as_ref().and_then(|open| self.tracks.get(open)) else { return lead };
+        let reason = match track.orders.state {
+            AdminState::Maint => Reason::Maintenance,
+            AdminState::Drain => Reason::Drained,
+            AdminState::Ready if track.weight_now() == 0 => Reason::Drained,
+            AdminState::Ready => return lead,
+        };
+        Lead { open: None, reason, ..lead }
     }
 
     fn facts(&self, now: Instant) -> Facts<'_> {
@@ -152,7 +175,7 @@ impl Router {
     }
 
     fn publish(&mut self, lead: &Lead, cutting: &[MemberName], now: Instant) {
-        let view = self.keeper.current().map(Arc::as_ref);
+        let view = self.keeper.current().map(Arc::as_ref).filter(|_| self.spec.trust == Trust::Confirm);
         let ingredients = Ingredients {
             now,
             trust: self.spec.trust,
@@ -266,6 +289,13 @@ impl Router {
         all.extend(
             self.planned.as_ref().map(|(_, since)| (*since + PLANNED_HOLD_MAX, "a requested switchover took too long")),
         );
+        all.extend(self.graces().map(|at| (at, "the grace of a member that is down ends")));
+        for track in self.tracks.values().filter(|track| track.orders.state != AdminState::Maint) {
+            all.extend(track.checks.values().map(|check| (check.due(), "a check is due")));
+        }
+        if self.spec.trust == Trust::Rest {
+            return all;
+        }
         for (member, track) in &self.tracks {
             let urgency = self.urgency(member, self.now);
             all.extend(track.due(urgency, &self.spec.check, self.now).map(|at| (at, "a probe is due")));
@@ -277,7 +307,12 @@ impl Router {
 
     pub(super) fn track(&mut self, name: &MemberName, now: Instant) -> &mut MemberTrack {
         let timing = &self.spec.check;
-        self.tracks.entry(name.clone()).or_insert_with(|| MemberTrack::new(timing, now))
+        let orders = self.memory.orders.get(name).copied().unwrap_or_default();
+        self.tracks.entry(name.clone()).or_insert_with(|| {
+            let mut track = MemberTrack::new(timing, now);
+            track.orders = orders;
+            track
+        })
     }
 
     pub(super) fn is_vouched_by_key(&self, member: &MemberName) -> bool {

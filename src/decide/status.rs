@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::service::WEIGHT_DEFAULT;
 use crate::model::{
     AdminState, ApiAddress, CheckSpec, CheckStatus, HostPort, KeyProblem, MemberName, Reason, RestRole, ServiceName,
     ServiceSpec, Tags, Timeline, Trust,
 };
 
+use super::checks::{CheckTrack, Tally};
+use super::health::Health;
 use super::lead::PLANNED_HOLD_MAX;
 use super::router::Router;
 use super::table;
@@ -258,10 +259,46 @@ impl Router {
             proof: track.proof.clone(),
             doubt: track.doubt,
             tags: facts.map_or_else(Tags::new, |f| f.tags.clone()),
-            admin: AdminState::Ready,
-            weight: WEIGHT_DEFAULT,
-            check: None,
-            checks: Vec::new(),
+            admin: track.orders.state,
+            weight: track.weight_now(),
+            check: (self.spec.trust == Trust::Confirm).then(|| self.common_check(track)),
+            checks: track.checks.iter().map(|(spec, check)| self.own_check(spec, check)).collect(),
+        }
+    }
+
+    fn common_check(&self, track: &MemberTrack) -> CheckSnapshot {
+        let known = track.health.is_known();
+        self.check_snapshot(None, &track.health, known, &track.tally, track.health_reason)
+    }
+
+    fn own_check(&self, spec: &Arc<CheckSpec>, check: &CheckTrack) -> CheckSnapshot {
+        let known = check.last.is_some();
+        self.check_snapshot(Some(spec.clone()), &check.health, known, &check.tally, check.reason)
+    }
+
+    fn check_snapshot(
+        &self,
+        spec: Option<Arc<CheckSpec>>,
+        health: &Health,
+        known: bool,
+        tally: &Tally,
+        reason: Reason,
+    ) -> CheckSnapshot {
+        CheckSnapshot {
+            spec,
+            up: known.then(|| health.is_up()),
+            status: tally.status,
+            code: tally.code,
+            took: tally.took,
+            points: health.points(),
+            rise: health.rise(),
+            fall: health.fall(),
+            failures: tally.failures,
+            downs: tally.downs,
+            down_for: tally.down_for(known && !health.is_up() && tally.downs > 0, self.now),
+            since: tally.since,
+            reason,
+            problem: tally.problem.clone(),
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::model::service::WEIGHT_DEFAULT;
 use crate::model::{
-    ApiAddress, CheckSpec, CheckTiming, HostPort, MemberFacts, PortOutcome, ProbeOutcome, Reason, RestAnswer, Timeline,
+    ApiAddress, CheckSpec, CheckStatus, CheckTiming, HostPort, MemberFacts, PortOutcome, ProbeOutcome, Reason,
+    RestAnswer, Timeline,
 };
 
 use super::Orders;
-use super::checks::CheckTrack;
+use super::checks::{CheckTrack, Tally};
 use super::health::Health;
 
 /// Gap between the starts of probes of a member that has to prove itself.
@@ -84,6 +86,10 @@ pub struct MemberTrack {
     pub checks: BTreeMap<Arc<CheckSpec>, CheckTrack>,
     /// When the common check came back from being down, or maintenance ended; None before.
     pub risen_at: Option<Instant>,
+    /// It was up once, or was in maintenance: the next rise is a return.
+    returns: bool,
+    /// What HAProxy would count of the common check.
+    pub tally: Tally,
     pub health: Health,
     pub health_reason: Reason,
     /// Why REST told nothing when it last did.
@@ -133,6 +139,8 @@ impl MemberTrack {
             weight: None,
             checks: BTreeMap::new(),
             risen_at: None,
+            returns: false,
+            tally: Tally::new(now),
             health: Health::new(timing),
             health_reason: Reason::NotChecked,
             rest_reason: Reason::NotChecked,
@@ -153,6 +161,11 @@ impl MemberTrack {
             named_at: None,
             hurry: false,
         }
+    }
+
+    /// As ordered, as configured, or the default.
+    pub fn weight_now(&self) -> u32 {
+        self.orders.weight.or(self.weight).unwrap_or(WEIGHT_DEFAULT)
     }
 
     pub fn says_in_recovery(&self) -> bool {
@@ -217,6 +230,15 @@ impl MemberTrack {
     pub fn is_harmless(&self) -> bool {
         let said = self.answer.as_ref().filter(|(_, a)| a.is_in_recovery()).map(|(sent_at, _)| *sent_at);
         said.is_some_and(|at| self.named_at.is_none_or(|named| at >= named))
+    }
+
+    /// Maintenance ends: whatever was known is too old, and it is asked at once.
+    pub fn restart(&mut self, timing: &CheckTiming, now: Instant) {
+        self.doubt(Reason::NotChecked, now);
+        self.health = Health::new(timing);
+        self.health_changed(Reason::NotChecked, now);
+        self.returns = true;
+        self.answer = None;
     }
 
     /// Ask out of turn.
@@ -307,6 +329,7 @@ impl MemberTrack {
         let flight = self.in_flight.take_if(|f| f.number == number)?;
         if outcome != ProbeOutcome::CheckerLate {
             self.asked = true;
+            self.tell(&outcome, now.saturating_duration_since(flight.sent_at));
         }
         let reason = match outcome {
             ProbeOutcome::Answer(answer) => return Some(self.answered(*answer, flight.sent_at, timing, now)),
@@ -320,6 +343,23 @@ impl MemberTrack {
             self.doubt = reason;
         }
         Some(self.rest_told_nothing(reason, timing, now))
+    }
+
+    /// The outcome in HAProxy's words. Which layer a time-out met is not known here: the one limit of the
+    /// common check covers all of them.
+    fn tell(&mut self, outcome: &ProbeOutcome, took: Duration) {
+        let (status, code, problem) = match outcome {
+            ProbeOutcome::Answer(answer) if answer.is_writable() || answer.is_in_recovery() => {
+                (CheckStatus::L7Ok, Some(answer.status), String::new())
+            }
+            ProbeOutcome::Answer(answer) => (CheckStatus::L7Sts, Some(answer.status), answer.state.clone()),
+            ProbeOutcome::TimedOut => (CheckStatus::L7Tout, None, String::new()),
+            ProbeOutcome::Refused => (CheckStatus::L4Con, None, String::new()),
+            ProbeOutcome::Unreachable(problem) => (CheckStatus::L4Con, None, problem.clone()),
+            ProbeOutcome::Garbled(problem) => (CheckStatus::L7Rsp, None, problem.clone()),
+            ProbeOutcome::CheckerLate => return,
+        };
+        (self.tally.status, self.tally.code, self.tally.problem, self.tally.took) = (status, code, problem, took);
     }
 
     fn answered(&mut self, answer: RestAnswer, sent_at: Instant, timing: &CheckTiming, now: Instant) -> Change {
@@ -351,6 +391,9 @@ impl MemberTrack {
         if runs {
             let went_up = self.health.pass();
             if went_up {
+                self.tally.went_up(self.tally.downs > 0, now);
+                self.risen_at = self.returns.then_some(now).or(self.risen_at);
+                self.returns = true;
                 self.health_changed(Reason::CheckPassed, now);
             }
             self.health_reason = if self.health.is_up() { Reason::CheckPassed } else { Reason::Rising };
@@ -396,8 +439,12 @@ impl MemberTrack {
 
     fn count_failure(&mut self, reason: Reason, now: Instant) -> bool {
         self.last_counted = Some(now);
+        if self.health.can_fall() {
+            self.tally.failures += 1;
+        }
         let went_down = self.health.fail();
         if went_down {
+            self.tally.went_down(now);
             self.health_changed(reason, now);
         }
         self.health_reason = reason;

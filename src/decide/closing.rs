@@ -1,0 +1,96 @@
+//! Sessions of members that go down: cut at once, after a grace, or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::model::{CheckStatus, CloseOnDown, MemberName, Reason, Role, ServiceName, ServiceSpec, Trust};
+
+use super::Effect;
+use super::router::Router;
+use super::track::MemberTrack;
+
+/// Services that a reload removed and whose sessions go on; beyond this the oldest are left alone.
+pub const RETIRED_MAX: usize = 256;
+
+/// How a member's checks stood to a service the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    Alive,
+    /// Its sessions are cut at that time.
+    Down {
+        cut_at: Instant,
+    },
+    Cut,
+}
+
+pub type Lives = BTreeMap<(ServiceName, MemberName), Life>;
+
+/// Whether its checks say that this member is down for this service. A reader that is healthy in another
+/// role is not: its sessions stay.
+fn is_down(trust: Trust, spec: &ServiceSpec, track: &MemberTrack) -> Option<bool> {
+    if trust == Trust::Confirm {
+        return track.health.is_known().then(|| !track.health.is_up());
+    }
+    let checks: Vec<_> = spec.tiers().filter_map(|role| track.checks.get(&spec.check_of(role))).collect();
+    if checks.iter().any(|check| check.is_up()) {
+        return Some(false);
+    }
+    let lives_on = checks.iter().filter_map(|check| check.last.as_ref()).any(|last| {
+        let runs = last.answer.as_ref().is_some_and(|answer| answer.is_writable() || answer.is_in_recovery());
+        last.status == CheckStatus::L7Sts && runs
+    });
+    if lives_on && spec.role != Role::Primary {
+        return Some(false);
+    }
+    checks.iter().any(|check| check.last.is_some()).then_some(true)
+}
+
+impl Router {
+    /// Notes who went down since the last call, and cuts those whose grace is over.
+    pub(super) fn close_those_down(&mut self, now: Instant) {
+        let mut due: BTreeMap<MemberName, Vec<ServiceName>> = BTreeMap::new();
+        let services: Vec<Arc<ServiceSpec>> = self.spec.services.iter().chain(&self.retired).cloned().collect();
+        for spec in &services {
+            for (member, track) in &self.tracks {
+                let Some(down) = is_down(self.spec.trust, spec, track) else { continue };
+                let life = self.lives.entry((spec.name.clone(), member.clone())).or_insert(if down {
+                    Life::Cut
+                } else {
+                    Life::Alive
+                });
+                *life = next(*life, down, spec.close_on_down, now);
+                if matches!(life, Life::Down { cut_at } if *cut_at <= now) {
+                    *life = Life::Cut;
+                    due.entry(member.clone()).or_default().push(spec.name.clone());
+                }
+            }
+        }
+        for (member, names) in due {
+            if names.len() == services.len() {
+                self.writers.remove(&member);
+            }
+            self.closes.push(Effect::CloseSessions { member, services: Some(names), reason: Reason::MemberDown });
+        }
+        self.forget_lives(&services);
+    }
+
+    fn forget_lives(&mut self, services: &[Arc<ServiceSpec>]) {
+        let names: BTreeSet<&ServiceName> = services.iter().map(|s| &s.name).collect();
+        let tracks = &self.tracks;
+        self.lives.retain(|(service, member), _| names.contains(service) && tracks.contains_key(member));
+    }
+
+    pub(super) fn graces(&self) -> impl Iterator<Item = Instant> + '_ {
+        self.lives.values().filter_map(|life| if let Life::Down { cut_at } = life { Some(*cut_at) } else { None })
+    }
+}
+
+fn next(life: Life, down: bool, policy: CloseOnDown, now: Instant) -> Life {
+    match (life, down, policy) {
+        (_, false, _) => Life::Alive,
+        (Life::Alive, true, CloseOnDown::Cut { grace }) => Life::Down { cut_at: now + grace },
+        (Life::Alive, true, CloseOnDown::Stay) => Life::Cut,
+        (life, true, _) => life,
+    }
+}
