@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::model::{
     AdminState, ApiAddress, CheckOutcome, CheckSpec, CheckStatus, ClusterSpec, HostPort, MemberName, Reason, Role,
-    ServiceName, Trust,
+    ServiceName, ServiceSpec, Trust,
 };
 
 use super::checks::{CheckTrack, Turn, spread};
@@ -16,9 +16,11 @@ use super::track::MemberTrack;
 use super::{Effect, Transition};
 
 /// The checks that members of this cluster have to pass, in the order in which services ask for them.
-pub fn wanted(spec: &ClusterSpec) -> Vec<Arc<CheckSpec>> {
+/// Sessions of `retired` services need theirs, too, where nobody else asks the same.
+pub fn wanted(spec: &ClusterSpec, retired: &[Arc<ServiceSpec>]) -> Vec<Arc<CheckSpec>> {
     let mut all: Vec<Arc<CheckSpec>> = Vec::new();
-    for service in &spec.services {
+    for service in spec.services.iter().chain(retired) {
+        let is_retired = retired.iter().any(|one| Arc::ptr_eq(one, service));
         let asked: Vec<Role> = match spec.trust {
             Trust::Rest => service.tiers().collect(),
             // The common question tells the role; a path of its own is a further condition.
@@ -26,7 +28,7 @@ pub fn wanted(spec: &ClusterSpec) -> Vec<Arc<CheckSpec>> {
             Trust::Confirm => Vec::new(),
         };
         for check in asked.into_iter().map(|role| service.check_of(role)) {
-            if !all.iter().any(|known| **known == check) {
+            if !all.iter().any(|known| **known == check || is_retired && known.asks_like(&check)) {
                 all.push(Arc::new(check));
             }
         }
@@ -44,7 +46,7 @@ fn address(track: &MemberTrack, check: &CheckSpec) -> Option<ApiAddress> {
 impl Router {
     /// At the start of the process: the first checks of all members, spread over one interval.
     pub(super) fn spread_checks(&mut self, now: Instant) {
-        let wanted = wanted(&self.spec);
+        let wanted = self.wanted_checks.clone();
         let names: Vec<MemberName> = self.tracks.keys().cloned().collect();
         let all = wanted.iter().flat_map(|check| names.iter().map(move |name| (check, name)));
         let dues = spread(all.clone().map(|(check, _)| &**check), now);
@@ -65,10 +67,7 @@ impl Router {
                 continue;
             }
             for check in missing {
-                let same = |(known, _): &(&Arc<CheckSpec>, &CheckTrack)| {
-                    (&known.path, known.port, &known.expect) == (&check.path, check.port, &check.expect)
-                };
-                let kept = track.checks.iter().find(same).map(|(_, history)| history.retuned(&check, now));
+                let kept = track.check_like(&check).map(|history| history.retuned(&check, now));
                 let history = kept.unwrap_or_else(|| CheckTrack::new(&check, now, now));
                 track.checks.insert(check, history);
             }
@@ -153,3 +152,7 @@ impl Router {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "checking/tests.rs"]
+mod tests;

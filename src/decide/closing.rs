@@ -32,7 +32,7 @@ fn is_down(trust: Trust, spec: &ServiceSpec, track: &MemberTrack) -> Option<bool
     if trust == Trust::Confirm {
         return track.health.is_known().then(|| !track.health.is_up());
     }
-    let checks: Vec<_> = spec.tiers().filter_map(|role| track.checks.get(&spec.check_of(role))).collect();
+    let checks: Vec<_> = spec.tiers().filter_map(|role| track.check_like(&spec.check_of(role))).collect();
     if checks.iter().any(|check| check.is_up()) {
         return Some(false);
     }

@@ -67,7 +67,7 @@ impl Router {
         self.retired.extend(removed);
         let excess = self.retired.len().saturating_sub(RETIRED_MAX);
         self.retired.drain(..excess);
-        self.wanted_checks = wanted(&self.spec);
+        self.wanted_checks = wanted(&self.spec, &self.retired);
         self.primary_check = rest::primary_check(&self.spec).map(Arc::new);
         self.forget_unnamed();
         let place = |track: &MemberTrack| (track.conn.clone(), track.api.clone());

@@ -66,7 +66,7 @@ impl Facts<'_> {
         match self.tracks.get(open) {
             // It answers, and its SQL says that it replays: HAProxy would send writers there until `fall`.
             Some(track) if track.says_in_recovery() => {
-                Lead { cut: Reason::InRecovery, ..self.hold(Reason::InRecovery, Keep::Nobody) }
+                Lead { cut: Reason::InRecovery, ..self.hold(Reason::NoTarget, Keep::Nobody) }
             }
             Some(track) if self.is_up(track) => self.open(open),
             // Its services cut its sessions, each by its own rule.
@@ -133,7 +133,3 @@ impl Facts<'_> {
         Lead { open: None, until: self.now, reason, keep, cut: Reason::OtherClaims }
     }
 }
-
-#[cfg(test)]
-#[path = "rest/tests.rs"]
-mod tests;

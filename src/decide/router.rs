@@ -83,7 +83,7 @@ impl Router {
             was_fresh: None,
             probe_number: 0,
             now,
-            wanted_checks: wanted(&spec),
+            wanted_checks: wanted(&spec, &[]),
             primary_check: rest::primary_check(&spec).map(Arc::new),
             retired: Vec::new(),
             lives: Lives::new(),

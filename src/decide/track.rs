@@ -163,6 +163,12 @@ impl MemberTrack {
         }
     }
 
+    /// The history of this check, or of one that asks the same at other times.
+    pub fn check_like(&self, check: &CheckSpec) -> Option<&CheckTrack> {
+        let like = || self.checks.iter().find(|(known, _)| known.asks_like(check)).map(|(_, history)| history);
+        self.checks.get(check).or_else(like)
+    }
+
     /// As ordered, as configured, or the default.
     pub fn weight_now(&self) -> u32 {
         self.orders.weight.or(self.weight).unwrap_or(WEIGHT_DEFAULT)

@@ -24,6 +24,11 @@ pub struct CheckSpec {
 }
 
 impl CheckSpec {
+    /// The same question with the same right answer, whatever its timings.
+    pub fn asks_like(&self, other: &CheckSpec) -> bool {
+        (&self.path, self.port, &self.expect) == (&other.path, other.port, &other.expect)
+    }
+
     pub fn connect_limit(&self) -> Duration {
         self.connect_timeout.min(self.timing.inter)
     }

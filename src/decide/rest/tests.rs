@@ -1,1 +1,0 @@
-//! The rules of `trust: rest`, one by one.
