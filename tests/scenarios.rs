@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! # The first lines are comments: the story, and where its timings come from.
-//! on_dcs_loss close            settings, before anything happens: on_dcs_loss close · max_lag 16MB
+//! on_dcs_loss close            settings, before anything happens: on_dcs_loss close · max_lag 16MB · trust rest
 //! at 5s    failover key names n1      something happens, at a time since the beginning
 //! at 5.3s  n1 postgres stops
 //! expect write waits planned_switchover          ... is so now
@@ -23,7 +23,7 @@ mod sim;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgvane::model::OnDcsLoss;
+use pgvane::model::{OnDcsLoss, Trust};
 use sim::script::{bytes, span};
 use sim::world::World;
 use sim::{MS, Micros};
@@ -63,16 +63,21 @@ fn play(name: &str) {
 }
 
 fn set_up(lines: &[(usize, Vec<&str>)]) -> World {
-    let (mut policy, mut max_lag) = (OnDcsLoss::Keep, None);
+    let (mut policy, mut max_lag, mut trust) = (OnDcsLoss::Keep, None, Trust::Confirm);
     for (number, words) in lines {
         match words[..] {
             ["on_dcs_loss", "close"] => policy = OnDcsLoss::Close,
+            ["trust", "rest"] => trust = Trust::Rest,
             ["max_lag", size] => max_lag = Some(bytes(size).expect("a size")),
             ["at" | "expect", ..] => {}
             _ => panic!("line {number}: not a setting: {}", words.join(" ")),
         }
     }
-    World::new(1, 3, &[sim::cluster(policy, max_lag)], false)
+    let spec = match trust {
+        Trust::Confirm => sim::cluster(policy, max_lag),
+        Trust::Rest => sim::by_rest(max_lag),
+    };
+    World::new(1, 3, &[spec], false)
 }
 
 impl Play {
@@ -147,6 +152,8 @@ scenarios! {
     start_during_outage start_during_outage_deposed start_during_outage_succeeded slow_promotion_key_again named_after_rewind rival_claims start_while_late start_during_outage_two_claim start_during_outage_close start_during_outage_zombie
     start_failsafe_keyless lag_hysteresis readers_by_tag backup_order read_sessions_kept dcs_loss_close
     other_system_id other_system_in_outage checker_late router_paused replica_down below_mark keyless_stale keyless_blip crash_after_failover
+    rest_failover rest_two_primaries rest_api_hangs rest_router_paused
+    maintenance drained_leader_moves maintenance_survives_restart reload
     replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
 }
 

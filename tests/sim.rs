@@ -11,7 +11,7 @@ use std::env;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use pgvane::model::OnDcsLoss;
+use pgvane::model::{AdminState, OnDcsLoss};
 use sim::etcd::EtcdState;
 use sim::faults::Fault;
 use sim::member::{Agent, Pg, Rest};
@@ -110,10 +110,11 @@ fn run(seed: u64) -> World {
 
 /// One to a dozen troubles; more than one at a time is common, and some seeds have hardly any.
 fn plan(world: &mut World, draw: &mut Prng, routers: usize) {
+    let policy = world.routers[0].spec.on_dcs_loss;
     let gap = draw.between(3, 30) * SEC;
     let mut at = 5 * SEC + draw.below(SEC);
     while at < TROUBLE {
-        for (after, fault) in trouble(draw, routers) {
+        for (after, fault) in trouble(draw, routers, policy) {
             world.push(at + after, Act::Fault(fault));
         }
         at += draw.between(gap / 4, gap);
@@ -121,12 +122,21 @@ fn plan(world: &mut World, draw: &mut Prng, routers: usize) {
 }
 
 /// A fault and what ends it.
-fn trouble(draw: &mut Prng, routers: usize) -> Vec<(Micros, Fault)> {
+fn trouble(draw: &mut Prng, routers: usize, policy: OnDcsLoss) -> Vec<(Micros, Fault)> {
     let (r, m) = (draw.below(routers as u64) as usize, draw.below(3) as usize);
     let short = draw.between(50 * MS, 5 * SEC);
     let long = draw.between(SEC, 60 * SEC);
     let lasting = |span: Micros, begin: Fault, end: Fault| vec![(0, begin), (span, end)];
-    match draw.below(20) {
+    match draw.below(22) {
+        20 => {
+            let state = if draw.chance(50) { AdminState::Maint } else { AdminState::Drain };
+            let order = |state| Fault::Order { member: m, state };
+            lasting(long, order(state), order(AdminState::Ready))
+        }
+        21 => {
+            let max_lag = draw.chance(50).then_some(1 << 40);
+            vec![(0, Fault::Reload { router: r, spec: sim::cluster(policy, max_lag) })]
+        }
         0 => lasting(long, Fault::Etcd(EtcdState::Down), Fault::Etcd(EtcdState::Up)),
         1 => lasting(long, Fault::Etcd(EtcdState::Hung), Fault::Etcd(EtcdState::Up)),
         2 | 3 => lasting(long, Fault::Link { router: r, up: false }, Fault::Link { router: r, up: true }),
@@ -172,6 +182,7 @@ fn mend(world: &mut World) {
     for member in 0..3 {
         world.happen(Fault::CutMember { member, cut: false });
         world.happen(Fault::Rest(member, Rest::Answers));
+        world.happen(Fault::Order { member, state: AdminState::Ready });
         if world.members[member].host_up {
             world.happen(Fault::Agent(member, Agent::Running));
         } else {

@@ -139,9 +139,9 @@ impl Router {
     /// Members that the configuration alone knows, and does not name any more.
     pub(super) fn forget_unnamed(&mut self) {
         let named: BTreeSet<&MemberName> = self.spec.members.keys().collect();
-        let gone = |(name, track): &(&MemberName, &MemberTrack)| {
-            track.is_static && track.facts.is_none() && !named.contains(*name)
-        };
+        let in_dcs =
+            |track: &MemberTrack| self.spec.trust == Trust::Confirm && (track.facts.is_some() || !track.is_static);
+        let gone = |(name, track): &(&MemberName, &MemberTrack)| !named.contains(*name) && !in_dcs(track);
         let gone: Vec<MemberName> = self.tracks.iter().filter(gone).map(|(name, _)| name.clone()).collect();
         for member in gone {
             self.tracks.remove(&member);

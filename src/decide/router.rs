@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::model::{
     CheckSpec, ClusterSpec, ClusterView, FailoverRequest, HostPort, LeaderKey, MemberFacts, MemberName, Reason,
-    ServiceSpec, Timeline,
+    ServiceSpec, Timeline, Trust,
 };
 
 use super::checking::wanted;
@@ -100,6 +100,8 @@ impl Router {
 
     pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
+            // The last word of a DCS that a reload took away.
+            Event::View { .. } if self.spec.trust == Trust::Rest => {}
             Event::View { view, source } => self.on_view(view, &source, now),
             Event::ProbeDone { member, number, outcome } => {
                 let timing = &self.spec.check;

@@ -1,7 +1,7 @@
 //! What must never be seen. Every check asks the world itself, not the router's own opinion.
 
 use pgvane::decide::{Event, Routes, ViewSource};
-use pgvane::model::{OnDcsLoss, Reason, ServiceName};
+use pgvane::model::{AdminState, OnDcsLoss, Reason, ServiceName};
 
 use super::member::{Agent, Member, Pg, Rest};
 use super::shell::{Knowledge, Session};
@@ -105,8 +105,13 @@ impl World {
         }
     }
 
-    /// A session that could write was opened just now.
+    /// A session was opened just now.
     pub fn check_opening(&mut self, r: usize, session: &Session) {
+        let ordered = self.routers[r].ordered.get(&session.member);
+        if let Some((state, at)) = ordered.filter(|(state, at)| *state != AdminState::Ready && *at < self.now) {
+            let (name, state, at) = (&self.members[session.member].name, state.as_str(), at / MS);
+            return self.fail(format!("r{r} opened a session to {name}, which is in {state} since {at} ms"));
+        }
         if !session.writes {
             return;
         }
@@ -142,7 +147,9 @@ impl World {
 
     /// Never cut a good session.
     pub fn check_cut(&mut self, r: usize, session: &Session, reason: Reason) {
-        if self.is_good(r, session) {
+        let ordered =
+            self.routers[r].ordered.get(&session.member).is_some_and(|(state, _)| *state == AdminState::Maint);
+        if self.is_good(r, session) && !(ordered && reason == Reason::Maintenance) {
             let (name, service) = (&self.members[session.member].name, &session.service);
             self.fail(format!("r{r} cut a good session of {service} to {name}: {reason}"));
         }
@@ -215,7 +222,8 @@ impl World {
             || shell.unreachable.contains(&m)
             || self.etcd.keys.failover.is_some()
             || member.timeline < self.top_timeline()
-            || member.system_id != "sys1";
+            || member.system_id != "sys1"
+            || shell.ordered.get(&m).is_some_and(|(state, _)| *state != AdminState::Ready);
         if excused {
             return None;
         }
@@ -225,7 +233,9 @@ impl World {
         let slow = replaced_since || member.pg_since.saturating_sub(named) + SEC > 10 * SEC;
         let writable = member.pg_since.max(self.etcd.leader_since) + if slow { 1_300 * MS } else { OPEN_WITHIN };
         let replaced = self.etcd.replaced_at.unwrap_or(0);
-        let calm = [self.router_clear_since(r), shell.reach_since, member.rest_since, member.host_since, replaced];
+        let ordered = shell.ordered.get(&m).map_or(0, |(_, at)| *at);
+        let calm =
+            [ordered, self.router_clear_since(r), shell.reach_since, member.rest_since, member.host_since, replaced];
         Some(writable.max(calm.into_iter().max().unwrap_or(0) + SETTLED))
     }
 

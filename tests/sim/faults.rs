@@ -1,6 +1,9 @@
 //! What goes wrong, and comes right again.
 
-use pgvane::model::{FailoverRequest, MemberName};
+use std::sync::Arc;
+
+use pgvane::decide::Event;
+use pgvane::model::{AdminState, ClusterSpec, FailoverRequest, MemberName, Order};
 
 use super::etcd::EtcdState;
 use super::member::{Agent, Pg, Rest};
@@ -52,6 +55,16 @@ pub enum Fault {
     DropLeaderKey,
     ClusterPause(bool),
     Failsafe(bool),
+    /// An operator's word, to every router.
+    Order {
+        member: usize,
+        state: AdminState,
+    },
+    /// The configuration is read again.
+    Reload {
+        router: usize,
+        spec: Arc<ClusterSpec>,
+    },
 }
 
 impl World {
@@ -93,12 +106,20 @@ impl World {
             Fault::Promoted(m) => self.members[m].switching = false,
             Fault::SlowPromotion(span) => self.promote_takes = Some(span),
             Fault::Switchover => self.ask_switchover(),
+            Fault::Order { member, state } => (0..self.routers.len()).for_each(|r| self.order(r, member, state)),
+            Fault::Reload { router, spec } => self.push_core(router, self.now, Core::Event(Event::Spec(spec))),
             // Keys change through etcd, or not at all.
             Fault::DropLeaderKey | Fault::ClusterPause(_) | Fault::Failsafe(_) if !self.etcd.is_up() => {}
             Fault::DropLeaderKey => self.commit(|keys| keys.leader = None),
             Fault::ClusterPause(on) => self.commit(|keys| keys.settings.pause = on),
             Fault::Failsafe(on) => self.commit(|keys| keys.settings.failsafe_mode = on),
         }
+    }
+
+    fn order(&mut self, r: usize, member: usize, state: AdminState) {
+        let name = self.members[member].name.clone();
+        self.routers[r].ordered.insert(member, (state, self.now));
+        self.push_core(r, self.now, Core::Event(Event::Order { member: name, order: Order::State(state) }));
     }
 
     fn set_etcd(&mut self, state: EtcdState) {
@@ -159,6 +180,7 @@ impl World {
         shell.unreachable = old.unreachable.clone();
         shell.reach_since = old.reach_since;
         shell.clients = old.clients;
+        shell.ordered = old.ordered.clone();
         self.routers[r] = shell;
         self.push_core(r, self.now + MS, Core::Tick);
         self.carry_out(r);

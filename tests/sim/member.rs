@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use pgvane::model::member::tag_is_true;
 use pgvane::model::{
-    ApiAddress, HostPort, Lsn, MemberFacts, MemberName, PortOutcome, ProbeOutcome, RestAnswer, RestRole, Tags, Timeline,
+    ApiAddress, CheckOutcome, CheckSpec, CheckStatus, HostPort, Lsn, MemberFacts, MemberName, PortOutcome,
+    ProbeOutcome, RestAnswer, RestRole, Tags, Timeline,
 };
 
 use super::{MS, Micros};
@@ -152,6 +154,33 @@ impl Member {
         }
     }
 
+    /// How an HTTP check ends, and after how long: Patroni's status for the path.
+    pub fn check_outcome(&self, now: Micros, check: &CheckSpec, connect_limit: Duration) -> (Micros, CheckOutcome) {
+        if !self.host_up {
+            return black_hole(connect_limit);
+        }
+        let (took, outcome) = self.rest_outcome(now, check.timing.timeout, MS);
+        let (status, code, answer) = match outcome {
+            ProbeOutcome::Answer(answer) => {
+                let replays = answer.is_in_recovery() && !tag_is_true(&self.tags, "noloadbalance");
+                let yes = match &*check.path {
+                    "/primary" => answer.status == 200,
+                    "/read-only" => answer.status == 200 || replays,
+                    "/health" => answer.is_writable() || answer.is_in_recovery(),
+                    _ => replays,
+                };
+                let code = if yes { 200 } else { 503 };
+                let status = if yes { CheckStatus::L7Ok } else { CheckStatus::L7Sts };
+                (status, Some(code), Some(Box::new(RestAnswer { status: code, ..*answer })))
+            }
+            ProbeOutcome::TimedOut => (CheckStatus::L7Tout, None, None),
+            ProbeOutcome::Refused => (CheckStatus::L4Con, None, None),
+            _ => (CheckStatus::L7Rsp, None, None),
+        };
+        let took_for = Duration::from_micros(took);
+        (took, CheckOutcome { status, code, answer, took: took_for, problem: String::new() })
+    }
+
     /// Patroni's JSON: live SQL where PostgreSQL answers, the remembered role where it does not.
     fn answer(&self, now: Micros) -> RestAnswer {
         let lives = matches!(self.pg, Pg::Recovery | Pg::Primary) && !self.pg_hung;
@@ -181,4 +210,11 @@ impl Member {
             _ => (MS / 2, PortOutcome::Answered),
         }
     }
+}
+
+/// A connect that nobody answers.
+pub fn black_hole(connect_limit: Duration) -> (Micros, CheckOutcome) {
+    let (code, answer, problem) = (None, None, String::new());
+    let outcome = CheckOutcome { status: CheckStatus::L4Tout, code, answer, took: connect_limit, problem };
+    (connect_limit.as_micros() as Micros, outcome)
 }

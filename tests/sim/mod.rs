@@ -9,7 +9,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pgvane::model::{CheckTiming, ClusterSpec, HoldSpec, HostPort, OnDcsLoss, Role, ServiceSpec, Trust};
+use std::time::Duration;
+
+use pgvane::model::{
+    ApiAddress, CheckTiming, ClusterSpec, HoldSpec, HostPort, MemberName, OnDcsLoss, Role, ServiceSpec, StaticMember,
+    Trust,
+};
 
 pub mod checks;
 pub mod etcd;
@@ -53,4 +58,26 @@ pub fn cluster(policy: OnDcsLoss, max_lag: Option<u64>) -> Arc<ClusterSpec> {
             service("offline", 5438, Role::Offline, &[Role::Replica]),
         ],
     })
+}
+
+/// The same cluster without a DCS, checked as Pigsty's HAProxy does it.
+pub fn by_rest(max_lag: Option<u64>) -> Arc<ClusterSpec> {
+    let mut spec = (*cluster(OnDcsLoss::Keep, max_lag)).clone();
+    let gap = Duration::from_secs(2);
+    let timing = CheckTiming { inter: gap, downinter: gap, ..CheckTiming::default() };
+    let paced = |service: &Arc<ServiceSpec>| {
+        let mut service = (**service).clone();
+        service.check.timing = timing.clone();
+        Arc::new(service)
+    };
+    let member = |index: usize| {
+        let host = member::Member::host(index);
+        let api = ApiAddress { tls: false, at: HostPort::new(host.clone(), 8008) };
+        let given = StaticMember { host: Some(host), api: Some(api), ..StaticMember::default() };
+        (MemberName::from(format!("n{}", index + 1)), given)
+    };
+    spec.services = spec.services.iter().map(paced).collect();
+    spec.members = (0..3).map(member).collect();
+    spec.trust = Trust::Rest;
+    Arc::new(spec)
 }

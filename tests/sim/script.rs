@@ -1,6 +1,8 @@
 //! The words of a scenario: what happens (`act`) and what is seen (`see`).
 
-use pgvane::model::{KeyProblem, MemberFacts, MemberName, Timeline};
+use std::sync::Arc;
+
+use pgvane::model::{AdminState, KeyProblem, MemberFacts, MemberName, Timeline};
 
 use super::etcd::EtcdState;
 use super::faults::Fault;
@@ -96,6 +98,18 @@ impl World {
             ["watch", "falls", "silent"] => Fault::SilenceWatch(0),
             ["pauses", time] => Fault::Pause { router: 0, span: span(time)? },
             ["restarts"] => Fault::Restart(0),
+            ["reloads", "with", "max_lag", size] => {
+                let spec = super::cluster(self.routers[0].spec.on_dcs_loss, Some(bytes(size)?));
+                Fault::Reload { router: 0, spec }
+            }
+            ["reloads", "without", service] => {
+                let mut spec = (*self.routers[0].spec).clone();
+                spec.services.retain(|s| &*s.name != *service);
+                Fault::Reload { router: 0, spec: Arc::new(spec) }
+            }
+            ["reloads", "unchanged"] => {
+                Fault::Reload { router: 0, spec: super::cluster(self.routers[0].spec.on_dcs_loss, None) }
+            }
             ["forgets"] => {
                 self.routers[0].memory = pgvane::decide::Memory::default();
                 return Ok(());
@@ -139,6 +153,10 @@ impl World {
             }
             ["timeline", timeline] => self.members[m].timeline = number(timeline)?,
             ["system", id] => self.members[m].system_id = (*id).to_owned(),
+            ["ordered", state] => {
+                let known = AdminState::ALL.into_iter().find(|s| s.as_str() == *state);
+                self.happen(Fault::Order { member: m, state: known.ok_or_else(|| unknown(words))? });
+            }
             ["key", what] => return self.act_on_member_key(m, what),
             [word, rest @ ..] => return self.act_on_reader(m, word, rest),
             [] => return Err(unknown(words)),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pgvane::decide::balance::Balancer;
 use pgvane::decide::{Caller, Effect, Event, Memory, Pick, Router, Routes, Suspicion, Target};
-use pgvane::model::{ClusterSpec, MemberName, ProbeOutcome, Reason, ServiceName};
+use pgvane::model::{AdminState, ClusterSpec, MemberName, ProbeOutcome, Reason, ServiceName};
 
 use super::member::Pg;
 use super::world::{Act, Core, World};
@@ -80,6 +80,8 @@ pub struct Shell {
     pub timer: Option<Micros>,
     pub balancers: BTreeMap<ServiceName, Balancer>,
     pub clients: bool,
+    /// What an operator ordered of members, and when.
+    pub ordered: BTreeMap<usize, (AdminState, Micros)>,
 }
 
 impl Shell {
@@ -111,6 +113,7 @@ impl Shell {
             timer: None,
             balancers: BTreeMap::new(),
             clients: true,
+            ordered: BTreeMap::new(),
         }
     }
 
@@ -164,6 +167,9 @@ impl World {
         self.note(|| format!("r{r} < {}", super::world::describe_event(&event)));
         self.learn(r, &event);
         let now = self.instant();
+        if let Event::Spec(spec) = &event {
+            self.routers[r].spec = spec.clone();
+        }
         self.routers[r].router.handle(event, now);
         self.carry_out(r);
     }
@@ -214,7 +220,16 @@ impl World {
                 let event = Event::PortProbeDone { member, number, outcome };
                 self.push_core(r, self.now + after, Core::Event(event));
             }
-            Effect::Check { .. } => {} // only with `trust: rest`
+            Effect::Check { member, number, check, address, connect_limit } => {
+                let (after, outcome) = match self.member_at(&address.at.host) {
+                    Some(m) if !self.routers[r].unreachable.contains(&m) => {
+                        self.members[m].check_outcome(self.now, &check, connect_limit)
+                    }
+                    _ => super::member::black_hole(connect_limit),
+                };
+                let event = Event::CheckDone { member, number, outcome };
+                self.push_core(r, self.now + after, Core::Event(event));
+            }
             Effect::ReadNow => self.push_core(r, self.now + 50, Core::ReadNow),
             Effect::Remember(memory) => self.routers[r].memory = memory,
             Effect::ForgetAddress { .. } | Effect::Log(_) => {}
