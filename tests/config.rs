@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use pgvane::config::{self, Config, Problems};
+use pgvane::model::{ListenAddress, Role, Trust};
 use proptest::prelude::*;
 
 #[test]
@@ -75,6 +76,57 @@ fn the_options_shown_as_examples_are_good_too() {
     }
 }
 
+/// Name, listening port, port on the member, role and backups.
+type Port = (&'static str, &'static str, Option<u16>, Role, &'static [Role]);
+
+#[test]
+fn the_files_that_stand_in_for_haproxy_have_its_ports_and_roles() {
+    let pigsty: &[Port] = &[
+        ("primary", "*:5433", Some(6432), Role::Primary, &[]),
+        ("replica", "*:5434", Some(6432), Role::Replica, &[Role::Primary, Role::Offline]),
+        ("default", "*:5436", None, Role::Primary, &[]),
+        ("offline", "*:5438", None, Role::Offline, &[Role::Replica]),
+    ];
+    let patroni: &[Port] =
+        &[("primary", "*:5000", None, Role::Primary, &[]), ("replicas", "*:5001", None, Role::Replica, &[])];
+    let files = [
+        ("pigsty", Trust::Confirm, pigsty),
+        ("pigsty-rest", Trust::Rest, pigsty),
+        ("patroni", Trust::Confirm, patroni),
+        ("patroni-rest", Trust::Rest, patroni),
+    ];
+    for (name, trust, ports) in files {
+        let config =
+            config::load(Path::new(&format!("conf/{name}.yml"))).unwrap_or_else(|problems| panic!("{problems}"));
+        let cluster = &config.clusters[0];
+        assert_eq!((cluster.spec.trust, cluster.etcd.is_none()), (trust, trust == Trust::Rest), "{name}");
+        let services = cluster.spec.services.iter();
+        let read: Vec<_> =
+            services.map(|s| (&*s.name, s.listen[0].to_string(), s.port, s.role, s.backup.as_slice())).collect();
+        let wanted: Vec<_> =
+            ports.iter().map(|(s, at, port, role, b)| (*s, at.to_string(), *port, *role, *b)).collect();
+        assert_eq!(read, wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_socket_has_an_absolute_path_that_the_kernel_takes() {
+    let parse = |path: &str| {
+        let text = format!(
+            "clusters: [{{ name: a, dcs: {{ etcd: {{ endpoints: [http://e:2379] }} }}, \
+             services: {{ s: {{ listen: \"unix:{path}\", role: primary }} }} }}]"
+        );
+        let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        config::parse("/etc/pgvane/pgvane.yml", &text, &|_| None, &nothing)
+            .map(|config| config.clusters[0].spec.services[0].listen.clone())
+    };
+    assert_eq!(parse("run/s").unwrap(), [ListenAddress::Unix("/etc/pgvane/run/s".into())]);
+    assert_eq!(parse("/run/s").unwrap(), [ListenAddress::Unix("/run/s".into())]);
+    let longest = format!("/{}", "s".repeat(106));
+    assert!(parse(&longest).is_ok());
+    assert!(parse(&format!("{longest}s")).unwrap_err().to_string().contains("is 108 bytes long"));
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in any::<String>()) {
@@ -87,8 +139,8 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_good_file_makes_it_panic(cuts in prop::collection::vec((0usize..4000, 0usize..40, "[-a:{}\\[\\]\"'&*!|>#?,\\n 0~]{0,4}"), 1..6)) {
-        let mut text: Vec<char> = fs::read_to_string("tests/config/ok/everything.yml").unwrap().chars().collect();
+    fn no_damage_to_a_good_file_makes_it_panic(name in prop::sample::select(vec!["everything", "rest", "roles"]), cuts in prop::collection::vec((0usize..4000, 0usize..40, "[-a:{}\\[\\]\"'&*!|>#?,\\n 0~]{0,4}"), 1..6)) {
+        let mut text: Vec<char> = fs::read_to_string(format!("tests/config/ok/{name}.yml")).unwrap().chars().collect();
         for (start, length, insert) in cuts {
             let start = start.min(text.len());
             let end = (start + length).min(text.len());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::diagnose::{At, Sink, all_of, any_of, nearest};
-use super::options::{Kind, Opt, Section, home_of};
+use super::options::{Kind, Opt, Section, home_of, is_policy};
 use super::quantity::{self, show_duration};
 use super::yaml::{Data, Key, Node};
 
@@ -77,6 +77,11 @@ impl<'a> Fields<'a> {
         self.find(key).map(|field| field.key_at)
     }
 
+    /// The known keys that are written, in the order of the file, with their places.
+    pub fn keys(&self) -> impl Iterator<Item = (&'static str, At)> + use<'_, 'a> {
+        self.found.iter().map(|field| (field.option.key, field.key_at))
+    }
+
     /// The value as it stands in the tree.
     pub fn node(&self, key: &str) -> Option<&'a Node> {
         self.find(key).map(|field| field.node)
@@ -136,8 +141,7 @@ impl<'a> Fields<'a> {
     pub fn word<T: Copy>(&self, key: &str, words: &[(&'static str, T)]) -> Option<Written<T>> {
         let field = self.find(key)?;
         let written = self.scalar(field, &any_of(words.iter().map(|(word, _)| *word)))?;
-        let later: &[&str] = if let Kind::Word { later } = field.option.kind { later } else { &[] };
-        let read = read_word(key, written.value, words, later);
+        let read = read_word(key, written.value, words);
         self.accept(read, written.at)
     }
 
@@ -160,8 +164,36 @@ impl<'a> Fields<'a> {
 
     pub fn section(&self, key: &str) -> Option<Fields<'a>> {
         let field = self.find(key)?;
-        let Kind::Section(section) = field.option.kind else { return None };
+        let (Kind::Section(section) | Kind::SwitchOr(section)) = field.option.kind else { return None };
         Fields::open(field.node, section, self.sink)
+    }
+
+    /// Texts under names of the operator's choice, in the order of the file.
+    pub fn pairs(&self, key: &str) -> Option<Vec<(Written<&'a str>, Written<&'a str>)>> {
+        let field = self.find(key)?;
+        let pairs: &[(Key, Node)] = match &field.node.data {
+            Data::Map(pairs) => pairs,
+            Data::Null => &[],
+            Data::Broken => return None,
+            Data::Scalar(_) | Data::List(_) => {
+                let sentence = format!("`{key}` is a mapping such as {{ zone: east }}, not {}", what(field.node));
+                self.sink.report(field.node.at, sentence);
+                return None;
+            }
+        };
+        let text = |(name, node): &'a (Key, Node)| match &node.data {
+            Data::Scalar(text) => {
+                let name = Written { value: name.text.as_str(), at: name.at };
+                Some((name, Written { value: text.as_str(), at: node.at }))
+            }
+            Data::Broken => None,
+            _ => {
+                let sentence = format!("`{}` in `{key}` is a text, not {}", name.text, what(node));
+                self.sink.report(node.at, sentence);
+                None
+            }
+        };
+        Some(pairs.iter().filter_map(text).collect())
     }
 
     /// The mappings of a list.
@@ -238,19 +270,11 @@ impl<'a> Fields<'a> {
 }
 
 /// One of `words`, or a sentence that names the nearest.
-pub(super) fn read_word<T: Copy>(
-    key: &str,
-    written: &str,
-    words: &[(&'static str, T)],
-    later: &[&'static str],
-) -> Result<T, String> {
+pub(super) fn read_word<T: Copy>(key: &str, written: &str, words: &[(&'static str, T)]) -> Result<T, String> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == written) {
         return Ok(*value);
     }
     let known = any_of(words.iter().map(|(word, _)| *word));
-    if later.contains(&written) {
-        return Err(format!("`{key}: {written}` is not in this version: write {known}"));
-    }
     Err(match nearest(written, words.iter().map(|(word, _)| *word)) {
         Some(word) => format!("`{key}` is {known}, not `{written}`; did you mean `{word}`?"),
         None => format!("`{key}` is {known}, not `{written}`"),
@@ -268,6 +292,9 @@ fn unknown(key: &str, section: &'static Section) -> String {
     }
     if let Some(later) = nearest(key, section.later.iter().map(|later| later.key)) {
         return format!("`{key}` is not a key of {place}, and `{later}` is not in this version");
+    }
+    if is_policy(key) {
+        return format!("`{key}` is not a key of {place}; it belongs in `defaults` or a service");
     }
     match home_of(key) {
         Some(home) => format!("`{key}` is not a key of {place}; it belongs in {}", title(home)),

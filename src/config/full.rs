@@ -54,7 +54,10 @@ impl Page {
         match option.kind {
             Kind::Section(section) => {
                 self.line(indent, style, &format!("{}:", option.key));
-                self.options(section.options(), indent + 2, style);
+                self.options(section.own.iter(), indent + 2, style);
+                // What an example has in common with others is documented there.
+                let shared = if style == Style::Documented { style } else { Style::Brief };
+                self.options(section.shared.iter(), indent + 2, shared);
             }
             Kind::List(section) => {
                 self.line(indent, style, &format!("{}:", option.key));
@@ -83,7 +86,7 @@ impl Page {
     fn named(&mut self, section: &Section, indent: usize, style: Style) {
         self.options(section.own.iter(), indent, style);
         if !section.shared.is_empty() {
-            self.comment(indent, "And any key of `defaults` but `check`, for this service alone:");
+            self.comment(indent, "And any key of `defaults`, for this service alone:");
             self.options(section.shared.iter(), indent, Style::Brief);
             OTHER_SERVICES.iter().for_each(|service| self.line(indent - 2, style, service));
         }

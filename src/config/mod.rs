@@ -1,16 +1,21 @@
 //! The configuration file: as written (`schema`), as meant (`resolve`), and what is wrong with it
 //! (`diagnose`). Reading never stops at the first problem.
 
+mod checks;
 pub mod diagnose;
 mod etcd;
 mod fields;
 mod full;
 mod listen;
+mod members;
 mod options;
+mod policy;
 mod quantity;
 mod resolve;
 mod schema;
+mod services;
 mod summary;
+mod syslog;
 mod yaml;
 
 use std::fmt;

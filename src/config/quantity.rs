@@ -13,7 +13,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600 * 1_000_000_000,
         "d" => 86_400 * 1_000_000_000,
         "" if !number.is_empty() => {
-            return Err(format!("`{text}` has no unit: write {number}s or {number}ms"));
+            return Err(format!("`{text}` has no unit: write {number}s, or {number}ms as HAProxy reads it"));
         }
         _ => {
             return Err(format!(
@@ -45,6 +45,32 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     let bytes = scaled(number, 1u64 << (10 * power))
         .ok_or_else(|| format!("`{text}` is not a size: write a number and a unit, such as 16MB"))?;
     u64::try_from(bytes).map_err(|_| format!("`{text}` is more than fits in 64 bits"))
+}
+
+/// Reads `200`, `200-399` or `200,206` as inclusive ranges of HTTP statuses.
+pub(super) fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
+    text.split(',').map(|part| status_range(part.trim())).collect()
+}
+
+fn status_range(text: &str) -> Result<(u16, u16), String> {
+    let known = 100..=599;
+    let number = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|status| digits && known.contains(status))
+    };
+    let (from, to) = text.split_once('-').map_or((text, text), |(from, to)| (from.trim(), to.trim()));
+    match (number(from), number(to)) {
+        (Some(from), Some(to)) if from <= to => Ok((from, to)),
+        (Some(from), Some(to)) => Err(format!("`{text}` is empty: write {to}-{from}")),
+        _ => {
+            let class = text
+                .strip_suffix("xx")
+                .or(text.strip_suffix("XX"))
+                .filter(|class| number(&format!("{class}00")).is_some());
+            let meant = class.map(|class| format!("; write {class}00-{class}99")).unwrap_or_default();
+            Err(format!("`{text}` is not an HTTP status from 100 to 599 or a range such as 200-399{meant}"))
+        }
+    }
 }
 
 /// The shortest exact way to write a duration: `3s`, `1.5s`, `250ms`, `2h`.
@@ -108,7 +134,7 @@ mod tests {
         }
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(duration("3"), Err("`3` has no unit: write 3s or 3ms".to_string()));
+        assert_eq!(duration("3"), Err("`3` has no unit: write 3s, or 3ms as HAProxy reads it".to_string()));
         for text in ["", "s", "-1s", "1m30s", "1..5s", ".5s", "5.s", "3 sec", "٣s", "1e3s", "99999999999999999999d"] {
             assert!(duration(text).is_err(), "{text}");
         }
@@ -124,6 +150,18 @@ mod tests {
         assert!(size("16mb").unwrap_err().contains("1kB is 1024 bytes"));
         assert!(size("99999999999TB").is_err());
         assert!(size("lots").is_err());
+    }
+
+    #[test]
+    fn statuses_are_ranges() {
+        assert_eq!(statuses("200"), Ok(vec![(200, 200)]));
+        assert_eq!(statuses("200-399"), Ok(vec![(200, 399)]));
+        assert_eq!(statuses("200, 204 - 206"), Ok(vec![(200, 200), (204, 206)]));
+        assert!(statuses("399-200").unwrap_err().contains("write 200-399"));
+        assert!(statuses("2xx").unwrap_err().contains("write 200-299"));
+        for text in ["", "99", "600", "200-", "-200", "0200", "200,", "+20", "200-300-400", "9xx"] {
+            assert!(statuses(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,58 +1,35 @@
 //! The file as written: every value with its place, nothing filled in, nothing compared with anything else.
 
+mod policy;
+mod service;
+
 use std::time::Duration;
 
-use super::diagnose::{At, Sink, nearest};
-use super::fields::{Fields, Written, read_word};
-use super::options::{ROLES_LATER, TOP};
-use super::yaml::{Data, Node};
-use crate::model::{ApiAddress, Balance, HostPort, OnDcsLoss, Role};
+use super::diagnose::{At, Sink};
+use super::fields::{Fields, Written};
+use super::options::TOP;
+use super::yaml::Node;
+use super::{OrdersFrom, listen, syslog};
+use crate::model::{ApiAddress, HostPort, OnDcsLoss, Trust};
+
+pub(super) use policy::{Check, Close, Hold, HoldTimeout, Observing, Policy};
+pub(super) use service::{Criteria, Service, Services};
 
 pub(super) struct File {
     pub state_file: Option<String>,
+    pub syslog: Option<syslog::Spec>,
     pub shutdown_delay: Option<Duration>,
     pub shutdown_drain: Option<Duration>,
     /// None without `admin:`.
-    pub admin: Option<Vec<Written<HostPort>>>,
+    pub admin: Option<Admin>,
     pub check: Check,
     pub defaults: Policy,
     pub clusters: Vec<Cluster>,
 }
 
-#[derive(Default)]
-pub(super) struct Check {
-    pub inter: Option<Duration>,
-    pub fastinter: Option<Written<Duration>>,
-    pub downinter: Option<Duration>,
-    pub rise: Option<u32>,
-    pub fall: Option<u32>,
-    pub timeout: Option<Duration>,
-}
-
-/// Keys that `defaults` and every service have.
-#[derive(Default)]
-pub(super) struct Policy {
-    pub hold: Option<Hold>,
-    pub balance: Option<Balance>,
-    pub connect_timeout: Option<Duration>,
-    pub retries: Option<u32>,
-    pub close_on_down: Option<bool>,
-    pub startup_timeout: Option<Duration>,
-    pub keepalive_idle: Option<Duration>,
-    pub keepalive_interval: Option<Duration>,
-    pub keepalive_count: Option<u32>,
-    pub user_timeout: Option<Duration>,
-}
-
-pub(super) enum Hold {
-    Off,
-    On { timeout: Option<HoldTimeout>, max: Option<u32> },
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum HoldTimeout {
-    Auto,
-    After(Duration),
+pub(super) struct Admin {
+    pub listen: Vec<Written<HostPort>>,
+    pub orders: Option<OrdersFrom>,
 }
 
 pub(super) struct Cluster {
@@ -60,22 +37,21 @@ pub(super) struct Cluster {
     pub name: Option<Written<String>>,
     /// Whether `name:` is there, well written or not.
     pub name_given: bool,
+    pub alias: Option<Written<String>>,
     pub namespace: Option<Written<String>>,
-    /// Whether `dcs:` is there, well written or not.
-    pub has_dcs: bool,
+    pub group: Option<u32>,
+    pub trust: Option<Trust>,
+    /// Whether `trust:` is there, well written or not.
+    pub trust_given: bool,
+    /// Where `dcs:` is, well written or not.
+    pub dcs_at: Option<At>,
     pub etcd: Option<Etcd>,
     pub patroni_tls: Option<Tls>,
     pub on_dcs_loss: Option<OnDcsLoss>,
+    pub on_dcs_loss_at: Option<At>,
     pub members: Vec<Member>,
+    pub members_at: Option<At>,
     pub services: Services,
-}
-
-pub(super) enum Services {
-    /// No `services:`, so the default ones are meant.
-    Default,
-    Listed(At, Vec<Service>),
-    /// Reported already.
-    Broken,
 }
 
 pub(super) struct Etcd {
@@ -103,23 +79,13 @@ pub(super) struct Member {
     pub name: Written<String>,
     pub offline: Option<bool>,
     pub host: Option<Written<String>>,
+    /// Whether `host:` is there, well written or not.
+    pub host_given: bool,
     pub port: Option<u16>,
     pub api: Option<Written<ApiAddress>>,
-}
-
-pub(super) struct Service {
-    pub name: Written<String>,
-    pub listen: Option<Vec<Written<HostPort>>>,
-    pub role: Option<Role>,
-    /// Whether the key is there, well written or not.
-    pub role_given: bool,
-    pub listen_given: bool,
-    pub backup: Vec<Written<Role>>,
-    pub backup_at: Option<At>,
-    pub port: Option<u16>,
-    pub max_lag: Option<Written<u64>>,
-    pub streaming: Option<Written<bool>>,
-    pub policy: Policy,
+    /// Whether `api:` is there, well written or not.
+    pub api_given: bool,
+    pub weight: Option<u32>,
 }
 
 /// Reads the tree of a whole file; what cannot be read is reported and left out.
@@ -134,110 +100,30 @@ pub(super) fn read(root: &Node, sink: &Sink) -> Option<File> {
     }
     Some(File {
         state_file: owned(top.text("state_file")).map(|path| path.value),
+        syslog: top.section("log").and_then(|log| log.section("syslog")).map(|syslog| syslog::read(&syslog)),
         shutdown_delay: shutdown.as_ref().and_then(|s| plain(s.duration("delay"))),
         shutdown_drain: shutdown.as_ref().and_then(|s| plain(s.duration("drain"))),
         admin: top.section("admin").map(|admin| read_admin(&admin)),
-        check: defaults.as_ref().and_then(|d| d.section("check")).map(|c| read_check(&c)).unwrap_or_default(),
-        defaults: defaults.as_ref().map(read_policy).unwrap_or_default(),
+        check: defaults.as_ref().and_then(|d| d.section("check")).map(|c| policy::read_check(&c)).unwrap_or_default(),
+        defaults: defaults.as_ref().map(policy::read_policy).unwrap_or_default(),
         clusters: clusters.unwrap_or_default().iter().map(read_cluster).collect(),
     })
 }
 
-fn read_admin(admin: &Fields<'_>) -> Vec<Written<HostPort>> {
+fn read_admin(admin: &Fields<'_>) -> Admin {
     if admin.node("listen").is_none() {
         let sentence = "`admin` needs `listen`, such as 127.0.0.1:7000; leave `admin` out to have none";
         admin.sink().report(At { width: 1, ..admin.at }, sentence);
     }
-    read_listen(admin).unwrap_or_default()
-}
-
-fn read_check(check: &Fields<'_>) -> Check {
-    Check {
-        inter: plain(check.duration("inter")),
-        fastinter: check.duration("fastinter"),
-        downinter: plain(check.duration("downinter")),
-        rise: plain(check.count("rise")),
-        fall: plain(check.count("fall")),
-        timeout: plain(check.duration("timeout")),
+    let orders = [("loopback", OrdersFrom::Loopback), ("off", OrdersFrom::Nobody), ("all", OrdersFrom::Everybody)];
+    Admin {
+        listen: read_listen(admin, listen::parse_tcp).unwrap_or_default(),
+        orders: plain(admin.word("orders", &orders)),
     }
-}
-
-fn read_policy(fields: &Fields<'_>) -> Policy {
-    let tcp = fields.section("tcp");
-    let keepalive = tcp.as_ref().and_then(|tcp| tcp.section("keepalive"));
-    let seconds = |key| keepalive.as_ref().and_then(|keepalive| whole_seconds(keepalive, key));
-    Policy {
-        hold: read_hold(fields),
-        balance: plain(fields.word("balance", &[Balance::LeastConn, Balance::RoundRobin].map(|b| (b.as_str(), b)))),
-        connect_timeout: plain(fields.duration("connect_timeout")),
-        retries: plain(fields.count("retries")),
-        close_on_down: read_close_on_down(fields),
-        startup_timeout: plain(fields.duration("startup_timeout")),
-        keepalive_idle: seconds("idle"),
-        keepalive_interval: seconds("interval"),
-        keepalive_count: keepalive.as_ref().and_then(|keepalive| plain(keepalive.count("count"))),
-        user_timeout: tcp.as_ref().and_then(|tcp| plain(tcp.duration("user_timeout"))),
-    }
-}
-
-/// The kernel counts these in seconds.
-fn whole_seconds(keepalive: &Fields<'_>, key: &str) -> Option<Duration> {
-    let written = keepalive.duration(key)?;
-    if written.value.subsec_nanos() != 0 {
-        keepalive.sink().report(written.at, format!("`{key}` is in whole seconds: the kernel knows no others"));
-        return None;
-    }
-    Some(written.value)
-}
-
-fn read_hold(fields: &Fields<'_>) -> Option<Hold> {
-    let node = fields.node("hold")?;
-    match &node.data {
-        // Everything below it commented out: not a wish to undo `hold: off` of the defaults.
-        Data::Null => return None,
-        Data::Scalar(word) if matches!(word.as_str(), "off" | "false" | "no") => return Some(Hold::Off),
-        Data::Scalar(word) => {
-            let sentence =
-                format!("`hold` is `off` or a mapping such as {{ timeout: auto, max: 10000 }}, not `{word}`");
-            fields.sink().report(node.at, sentence);
-            return None;
-        }
-        _ => {}
-    }
-    let hold = fields.section("hold")?;
-    Some(Hold::On { timeout: read_hold_timeout(&hold), max: plain(hold.count("max")) })
-}
-
-fn read_hold_timeout(hold: &Fields<'_>) -> Option<HoldTimeout> {
-    let node = hold.node("timeout")?;
-    match &node.data {
-        Data::Scalar(word) if word == "auto" => Some(HoldTimeout::Auto),
-        Data::Scalar(word) if matches!(word.as_str(), "off" | "0" | "0s" | "0ms") => {
-            hold.sink().report(node.at, "to refuse clients at once, write `hold: off`");
-            None
-        }
-        Data::Scalar(word) if !word.starts_with(|c: char| c.is_ascii_digit()) => {
-            let meant = nearest(word, ["auto"]).map(|_| "; did you mean `auto`?").unwrap_or_default();
-            hold.sink().report(node.at, format!("`timeout` is `auto` or a duration such as 45s, not `{word}`{meant}"));
-            None
-        }
-        _ => hold.duration("timeout").map(|limit| HoldTimeout::After(limit.value)),
-    }
-}
-
-fn read_close_on_down(fields: &Fields<'_>) -> Option<bool> {
-    let node = fields.node("close_on_down")?;
-    if matches!(node.data, Data::Map(_)) {
-        let sentence = "`close_on_down` with a `grace` is not in this version: write true or false";
-        fields.sink().report(node.at, sentence);
-        return None;
-    }
-    plain(fields.switch("close_on_down"))
 }
 
 fn read_cluster(cluster: &Fields<'_>) -> Cluster {
     let patroni = cluster.section("patroni");
-    cluster.word("trust", &[("confirm", ())]);
     let dcs = cluster.section("dcs");
     if let Some(dcs) = dcs.as_ref().filter(|dcs| dcs.node("etcd").is_none() && dcs.is_clean()) {
         let sentence = "`dcs` names no etcd: write `dcs: { etcd: { endpoints: [http://127.0.0.1:2379] } }`";
@@ -247,13 +133,19 @@ fn read_cluster(cluster: &Fields<'_>) -> Cluster {
         at: At { width: 1, ..cluster.at },
         name: owned(cluster.text("name")),
         name_given: cluster.node("name").is_some(),
+        alias: owned(cluster.text("alias")),
         namespace: owned(cluster.text("namespace")),
-        has_dcs: cluster.node("dcs").is_some(),
+        group: plain(cluster.count("group")),
+        trust: plain(cluster.word("trust", &[("confirm", Trust::Confirm), ("rest", Trust::Rest)])),
+        trust_given: cluster.node("trust").is_some(),
+        dcs_at: cluster.key_at("dcs"),
         etcd: dcs.and_then(|dcs| read_etcd(&dcs)),
         patroni_tls: patroni.and_then(|patroni| read_tls(&patroni)),
         on_dcs_loss: plain(cluster.word("on_dcs_loss", &[("keep", OnDcsLoss::Keep), ("close", OnDcsLoss::Close)])),
+        on_dcs_loss_at: cluster.key_at("on_dcs_loss"),
         members: cluster.named("members").unwrap_or_default().iter().map(|(name, m)| read_member(*name, m)).collect(),
-        services: read_services(cluster),
+        members_at: cluster.key_at("members"),
+        services: service::read_services(cluster),
     }
 }
 
@@ -292,8 +184,11 @@ fn read_member(name: Written<&str>, member: &Fields<'_>) -> Member {
         name: name.map(str::to_string),
         offline: plain(member.switch("offline")),
         host: owned(member.text("host")),
+        host_given: member.node("host").is_some(),
         port: plain(member.port("port")),
         api: read_api(member),
+        api_given: member.node("api").is_some(),
+        weight: plain(member.count("weight")),
     }
 }
 
@@ -310,52 +205,12 @@ fn read_api(member: &Fields<'_>) -> Option<Written<ApiAddress>> {
     read.map(|value| Written { value, at: written.at })
 }
 
-fn read_services(cluster: &Fields<'_>) -> Services {
-    match (cluster.key_at("services"), cluster.named("services")) {
-        (None, _) => Services::Default,
-        (Some(at), Some(services)) => {
-            Services::Listed(at, services.iter().map(|(name, service)| read_service(*name, service)).collect())
-        }
-        (Some(_), None) => Services::Broken,
-    }
-}
-
-fn read_service(name: Written<&str>, service: &Fields<'_>) -> Service {
-    let criteria = service.section("where");
-    Service {
-        name: name.map(str::to_string),
-        listen: read_listen(service),
-        listen_given: service.node("listen").is_some(),
-        role: plain(service.word("role", &ROLES)),
-        role_given: service.node("role").is_some(),
-        backup: read_backup(service),
-        backup_at: service.key_at("backup"),
-        port: plain(service.port("port")),
-        max_lag: criteria.as_ref().and_then(|c| c.size("max_lag")),
-        streaming: criteria.as_ref().and_then(|c| c.switch("streaming")),
-        policy: read_policy(service),
-    }
-}
-
-const ROLES: [(&str, Role); 3] = [("primary", Role::Primary), ("replica", Role::Replica), ("offline", Role::Offline)];
-
-fn read_backup(service: &Fields<'_>) -> Vec<Written<Role>> {
-    let mut roles = Vec::new();
-    for written in service.texts("backup").unwrap_or_default() {
-        match read_word("backup", written.value, &ROLES, ROLES_LATER) {
-            Ok(value) => roles.push(Written { value, at: written.at }),
-            Err(sentence) => service.sink().report(written.at, sentence),
-        }
-    }
-    roles
-}
-
-fn read_listen(fields: &Fields<'_>) -> Option<Vec<Written<HostPort>>> {
+fn read_listen<T>(fields: &Fields<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<Written<T>>> {
     let written = fields.texts("listen")?;
     if written.is_empty() {
         fields.sink().report(fields.key_at("listen").unwrap_or(fields.at), "`listen` names no address");
     }
-    let read = |address: Written<&str>| match super::listen::parse(address.value) {
+    let read = |address: Written<&str>| match parse(address.value) {
         Ok(value) => Some(Written { value, at: address.at }),
         Err(sentence) => {
             fields.sink().report(address.at, sentence);

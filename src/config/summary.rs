@@ -4,8 +4,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::quantity::{show_duration, show_size};
-use super::{Cluster, Config, TlsFiles};
-use crate::model::{CloseOnDown, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember};
+use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFiles};
+use crate::model::service::{ServiceCheck, SessionLog};
+use crate::model::{
+    CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember, Trust,
+};
 
 impl Config {
     /// What would run, for people: `pgvane check` prints it.
@@ -18,9 +21,12 @@ impl Config {
             "state file",
             &self.state_file.as_ref().map_or("none".into(), |path| path.display().to_string()),
         );
+        if let Some(syslog) = &self.log.syslog {
+            line(&mut text, 0, "syslog", &show_syslog(syslog));
+        }
         let (delay, drain) = (show_duration(self.shutdown.delay), show_duration(self.shutdown.drain));
         line(&mut text, 0, "shutdown", &format!("not ready for {delay}, then drain for up to {drain}"));
-        line(&mut text, 0, "admin", &self.admin.as_ref().map_or("none".into(), |admin| addresses(&admin.listen)));
+        line(&mut text, 0, "admin", &self.admin.as_ref().map_or("none".into(), show_admin));
         for cluster in &self.clusters {
             show_cluster(&mut text, cluster);
         }
@@ -28,26 +34,65 @@ impl Config {
     }
 }
 
+fn show_syslog(syslog: &SyslogSpec) -> String {
+    let target = match &syslog.target {
+        SyslogTarget::Unix(path) => format!("unix:{}", path.display()),
+        SyslogTarget::Udp(at) => format!("{at} over UDP"),
+    };
+    format!("{target}, facility {}", syslog.facility.as_str())
+}
+
+fn show_admin(admin: &Admin) -> String {
+    let orders = match admin.orders {
+        OrdersFrom::Nobody => "orders from nobody",
+        OrdersFrom::Loopback => "orders from this host",
+        OrdersFrom::Everybody => "orders from everybody",
+    };
+    format!("{}; {orders}", addresses(&admin.listen))
+}
+
 fn show_cluster(text: &mut String, cluster: &Cluster) {
     let spec = &cluster.spec;
-    text.push_str(&format!("\ncluster {}, keys under {}\n", spec.name, spec.prefix()));
-    let etcd = cluster.etcd.clone().unwrap_or_default();
-    let user = match (&etcd.username, &etcd.password) {
-        (Some(user), Some(_)) => format!(", as {user} with a password"),
-        (Some(user), None) => format!(", as {user}"),
-        (None, _) => String::new(),
-    };
-    line(text, 2, "etcd", &format!("{}{user}{}", etcd.endpoints.join(" "), tls(etcd.tls.as_ref())));
+    let scope = if spec.name == spec.scope { String::new() } else { format!(" (scope {})", spec.scope) };
+    match &cluster.etcd {
+        Some(etcd) => {
+            text.push_str(&format!("\ncluster {}{scope}, keys under {}\n", spec.name, spec.prefix()));
+            let user = match (&etcd.username, &etcd.password) {
+                (Some(user), Some(_)) => format!(", as {user} with a password"),
+                (Some(user), None) => format!(", as {user}"),
+                (None, _) => String::new(),
+            };
+            line(text, 2, "etcd", &format!("{}{user}{}", etcd.endpoints.join(" "), tls(etcd.tls.as_ref())));
+        }
+        None => text.push_str(&format!("\ncluster {}{scope}, without a DCS\n", spec.name)),
+    }
     if let Some(files) = &cluster.patroni_tls {
         line(text, 2, "patroni", &format!("REST API{}", tls(Some(files))));
     }
+    show_trust(text, spec);
+    for (name, member) in &spec.members {
+        line(text, 2, "member", &format!("{name}{}", show_member(member)));
+    }
+    for service in &spec.services {
+        show_service(text, spec.trust, service);
+    }
+}
+
+fn show_trust(text: &mut String, spec: &ClusterSpec) {
+    if spec.trust == Trust::Rest {
+        return line(text, 2, "trust", "rest: HTTP checks alone");
+    }
+    line(text, 2, "trust", "confirm: the leader key, and the leader's own proof");
     let loss = match spec.on_dcs_loss {
         OnDcsLoss::Keep => "keep the leader while its REST API vouches for it",
         OnDcsLoss::Close => "cut at the end of the leader's lease",
     };
     line(text, 2, "DCS loss", loss);
-    let check = &spec.check;
-    let pace = format!(
+    line(text, 2, "check", &show_timing(&spec.check));
+}
+
+fn show_timing(check: &CheckTiming) -> String {
+    format!(
         "every {}, {} while changing, {} while down; up after {}, down after {}; each within {}",
         show_duration(check.inter),
         show_duration(check.fastinter),
@@ -55,14 +100,7 @@ fn show_cluster(text: &mut String, cluster: &Cluster) {
         check.rise,
         check.fall,
         show_duration(check.timeout),
-    );
-    line(text, 2, "check", &pace);
-    for (name, member) in &spec.members {
-        line(text, 2, "member", &format!("{name}{}", show_member(member)));
-    }
-    for service in &spec.services {
-        show_service(text, service);
-    }
+    )
 }
 
 fn show_member(member: &StaticMember) -> String {
@@ -76,26 +114,68 @@ fn show_member(member: &StaticMember) -> String {
     let _ = member.host.as_ref().map(|host| write!(facts, ", host {host}"));
     let _ = member.port.map(|port| write!(facts, ", port {port}"));
     let _ = member.api.as_ref().map(|api| write!(facts, ", api {api}"));
+    let _ = member.weight.map(|weight| match weight {
+        0 => write!(facts, ", weight 0: drained"),
+        weight => write!(facts, ", weight {weight}"),
+    });
     facts
 }
 
-fn show_service(text: &mut String, service: &ServiceSpec) {
+fn show_service(text: &mut String, trust: Trust, service: &ServiceSpec) {
     let mut wants = service.role.to_string();
     for backup in &service.backup {
         wants.push_str(&format!(", else {backup}"));
     }
-    if service.filter.streaming {
-        wants.push_str("; replicas only while streaming");
-    }
-    if let Some(lag) = service.filter.max_lag {
-        wants.push_str(&format!("; replicas only up to {} behind", show_size(lag)));
-    }
+    wants.push_str(&show_filter(&service.filter));
     if let Some(port) = service.port {
         wants.push_str(&format!("; port {port} of the member"));
     }
-    line(text, 2, "service", &format!("{} on {} to {wants}", service.name, addresses(&service.listen)));
+    let bind = if service.freebind { ", there or not," } else { "" };
+    line(text, 2, "service", &format!("{} on {}{bind} to {wants}", service.name, addresses(&service.listen)));
+    if trust == Trust::Rest || service.check.path.is_some() {
+        line(text, 4, "check", &show_check(service, &service.check));
+    }
     line(text, 4, "hold", &show_hold(&service.hold));
-    let connect = format!(
+    line(text, 4, "connect", &show_connect(service));
+    line(text, 4, "limits", &show_limits(service));
+    line(text, 4, "sessions", &show_sessions(service));
+}
+
+fn show_filter(filter: &Filter) -> String {
+    let mut text = String::new();
+    if !filter.members.is_empty() {
+        text.push_str(&format!("; only {}", addresses(&filter.members)));
+    }
+    for (key, value) in &filter.tags {
+        text.push_str(&format!("; only with the tag {key}={value}"));
+    }
+    if filter.streaming {
+        text.push_str("; replicas only while streaming");
+    }
+    if let Some(lag) = filter.max_lag {
+        text.push_str(&format!("; replicas only up to {} behind", show_size(lag)));
+    }
+    text
+}
+
+fn show_check(service: &ServiceSpec, check: &ServiceCheck) -> String {
+    let mut paths: Vec<String> = Vec::new();
+    for role in service.tiers() {
+        let path = service.check_of(role).path.to_string();
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    let port = check.port.map_or(String::new(), |port| format!(" on port {port}"));
+    let observed = match check.observe.error_limit {
+        0 => "clients are not observed".to_string(),
+        limit => format!("{limit} failed connects in a row: {}", check.observe.on_error.as_str()),
+    };
+    format!("GET {}{port} is {}; {}; {observed}", paths.join(" or "), check.expect, show_timing(&check.timing))
+}
+
+fn show_connect(service: &ServiceSpec) -> String {
+    format!(
         "within {}, {}; {}; startup packet within {}",
         show_duration(service.connect_timeout),
         match service.retries {
@@ -105,18 +185,50 @@ fn show_service(text: &mut String, service: &ServiceSpec) {
         },
         service.balance.as_str(),
         show_duration(service.startup_timeout),
-    );
-    line(text, 4, "connect", &connect);
+    )
+}
+
+fn show_limits(service: &ServiceSpec) -> String {
+    let clients = match service.clients_max {
+        0 => "any number of clients".to_string(),
+        limit => format!("up to {limit} clients"),
+    };
+    let sessions = match service.maxconn {
+        0 => "any number of sessions per member".to_string(),
+        limit => {
+            let waiting = match service.queue.max {
+                0 => "nobody waits for a place".to_string(),
+                max => format!("{max} more wait up to {}", show_duration(service.queue.timeout)),
+            };
+            format!("up to {limit} sessions per member, {waiting}")
+        }
+    };
+    let slow = match service.slowstart {
+        Duration::ZERO => String::new(),
+        slow => format!("; full share after {}", show_duration(slow)),
+    };
+    format!("{clients}; {sessions}{slow}")
+}
+
+fn show_sessions(service: &ServiceSpec) -> String {
     let tcp = &service.tcp;
-    let sessions = format!(
-        "{} when their member is down; keepalive after {}, {} probes {} apart; unacknowledged for {} at most",
-        if service.close_on_down != CloseOnDown::Stay { "cut" } else { "stay" },
+    format!(
+        "{}; keepalive after {}, {} probes {} apart; unacknowledged for {} at most; {} logged",
+        match service.close_on_down {
+            CloseOnDown::Stay => "stay when their member is down".to_string(),
+            CloseOnDown::Cut { grace: Duration::ZERO } => "cut when their member is down".to_string(),
+            CloseOnDown::Cut { grace } => format!("cut when their member is down for {}", show_duration(grace)),
+        },
         show_duration(tcp.keepalive_idle),
         tcp.keepalive_count,
         show_duration(tcp.keepalive_interval),
         show_duration(tcp.user_timeout),
-    );
-    line(text, 4, "sessions", &sessions);
+        match service.session_log {
+            SessionLog::Off => "none",
+            SessionLog::Errors => "errors",
+            SessionLog::All => "all",
+        },
+    )
 }
 
 fn show_hold(hold: &HoldSpec) -> String {
