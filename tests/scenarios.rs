@@ -147,7 +147,7 @@ scenarios! {
     start_during_outage start_during_outage_deposed start_during_outage_succeeded slow_promotion_key_again named_after_rewind rival_claims start_while_late start_during_outage_two_claim start_during_outage_close start_during_outage_zombie
     start_failsafe_keyless lag_hysteresis readers_by_tag backup_order read_sessions_kept dcs_loss_close
     other_system_id other_system_in_outage checker_late router_paused replica_down below_mark keyless_stale keyless_blip crash_after_failover
-    replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
+    roles_follow_a_failover replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
 }
 
 #[test]

@@ -10,9 +10,9 @@ use crate::model::{
     ServiceSpec, Tags, Timeline, Trust,
 };
 
+use super::lag::{LeaderPosition, lag};
 use super::lead::PLANNED_HOLD_MAX;
 use super::router::Router;
-use super::table;
 use super::track::{MemberTrack, Proof};
 use super::view::Freshness;
 use super::{Routes, Suspicion};
@@ -243,6 +243,7 @@ impl Router {
     fn member_snapshot(&self, name: &MemberName, track: &MemberTrack) -> MemberSnapshot {
         let answer = track.answer.as_ref().map(|(_, answer)| answer);
         let facts = track.facts.as_ref();
+        let view = self.keeper.current().map(Arc::as_ref);
         MemberSnapshot {
             name: name.clone(),
             conn: track.conn.clone(),
@@ -254,7 +255,7 @@ impl Router {
             role: answer.map(|a| a.role),
             state: answer.map(|a| a.state.clone()),
             timeline: answer.and_then(|a| a.timeline).or(facts.and_then(|f| f.timeline)),
-            lag: table::lag(self.keeper.current().map(Arc::as_ref), track),
+            lag: lag(LeaderPosition::known(self.spec.trust, view, &self.lead, &self.tracks), track),
             proof: track.proof.clone(),
             doubt: track.doubt,
             tags: facts.map_or_else(Tags::new, |f| f.tags.clone()),
