@@ -154,7 +154,7 @@ scenarios! {
     other_system_id other_system_in_outage checker_late router_paused replica_down below_mark keyless_stale keyless_blip crash_after_failover
     rest_failover rest_two_primaries rest_api_hangs rest_router_paused
     maintenance drained_leader_moves maintenance_survives_restart reload
-    replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
+    roles_follow_a_failover replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
 }
 
 #[test]

@@ -23,9 +23,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// The same place in the same role, whatever its weight.
+    /// The same place in the same role, whatever its weight. A reader that leads by now is another target.
     pub fn is_same_as(&self, other: &Target) -> bool {
-        (&self.member, &self.address, self.role) == (&other.member, &other.address, other.role)
+        let same_place = (&self.member, &self.address) == (&other.member, &other.address);
+        same_place && (self.role, self.needs_confirmation) == (other.role, other.needs_confirmation)
     }
 }
 

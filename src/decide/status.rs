@@ -11,9 +11,9 @@ use crate::model::{
 
 use super::checks::{CheckTrack, Tally};
 use super::health::Health;
+use super::lag::{LeaderPosition, lag};
 use super::lead::PLANNED_HOLD_MAX;
 use super::router::Router;
-use super::table;
 use super::track::{MemberTrack, Proof};
 use super::view::Freshness;
 use super::{Routes, Suspicion};
@@ -244,6 +244,7 @@ impl Router {
     fn member_snapshot(&self, name: &MemberName, track: &MemberTrack) -> MemberSnapshot {
         let answer = track.answer.as_ref().map(|(_, answer)| answer);
         let facts = track.facts.as_ref();
+        let view = self.keeper.current().map(Arc::as_ref);
         MemberSnapshot {
             name: name.clone(),
             conn: track.conn.clone(),
@@ -255,7 +256,7 @@ impl Router {
             role: answer.map(|a| a.role),
             state: answer.map(|a| a.state.clone()),
             timeline: answer.and_then(|a| a.timeline).or(facts.and_then(|f| f.timeline)),
-            lag: table::lag(self.keeper.current().map(Arc::as_ref), track),
+            lag: lag(LeaderPosition::known(self.spec.trust, view, &self.lead, &self.tracks), track),
             proof: track.proof.clone(),
             doubt: track.doubt,
             tags: facts.map_or_else(Tags::new, |f| f.tags.clone()),

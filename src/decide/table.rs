@@ -1,20 +1,16 @@
-//! Derives the table: how every member stands to every service.
+//! Derives the table: how every member stands to every service, and who takes its new sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::member::{tag_is_true, tags_say_offline};
-use crate::model::{
-    ClusterView, HostPort, Lsn, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags, Trust,
-};
+use crate::model::{ClusterView, HostPort, MemberName, Reason, Role, ServiceSpec, Trust};
 
+use super::checks::CheckTrack;
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
+use super::select::{Tier, Verdict, address, weight};
 use super::track::MemberTrack;
-
-/// A lagging member is a target again below this share of `max_lag`, so that it does not flap.
-const LAG_RETURN: (u64, u64) = (3, 4);
 
 /// What a table is made from.
 pub struct Ingredients<'a> {
@@ -33,7 +29,8 @@ pub struct Ingredients<'a> {
     pub previous: &'a Routes,
 }
 
-type Verdict = (TargetState, Reason);
+/// Every member's verdict in one tier, in the order of the tracks.
+type Verdicts<'a> = Vec<(&'a MemberName, Verdict)>;
 
 impl Ingredients<'_> {
     /// A table without a generation number of its own: it takes the previous one's.
@@ -44,16 +41,14 @@ impl Ingredients<'_> {
 
     fn service(&self, spec: &Arc<ServiceSpec>) -> ServiceRoutes {
         let before = self.previous.service(&spec.name);
-        let tiers: Vec<Role> = spec.tiers().collect();
-        let verdicts: Vec<Vec<(&MemberName, Verdict)>> = tiers
-            .iter()
-            .map(|role| self.tracks.iter().map(|(name, track)| (name, self.judge(spec, *role, name, track))).collect())
-            .collect();
-        let open = |tier: &Vec<(&MemberName, Verdict)>| tier.iter().any(|(_, v)| v.0 == TargetState::Open);
+        let tiers: Vec<Tier<'_>> = spec.tiers().map(|role| Tier::new(spec, role, self.trust)).collect();
+        let judged = |tier| self.tracks.iter().map(|(name, track)| (name, self.judge(tier, name, track))).collect();
+        let verdicts: Vec<Verdicts<'_>> = tiers.iter().map(judged).collect();
+        let open = |tier: &Verdicts<'_>| tier.iter().any(|(_, v)| v.0 == TargetState::Open);
         let used = verdicts.iter().position(open);
-        let targets = used.map_or_else(Vec::new, |tier| self.targets(spec, tiers[tier], &verdicts[tier]));
+        let targets = used.map_or_else(Vec::new, |tier| self.targets(&tiers[tier], &verdicts[tier]));
         let wait = targets.is_empty().then(|| {
-            let reason = if spec.role == Role::Primary { self.lead.reason } else { Reason::NoTarget };
+            let reason = self.wait_reason(spec, verdicts.first());
             let since = before.and_then(|b| b.wait).filter(|w| w.0 == reason).map_or(self.now, |w| w.1);
             (reason, since)
         });
@@ -67,23 +62,63 @@ impl Ingredients<'_> {
         }
     }
 
-    fn targets(&self, spec: &ServiceSpec, role: Role, tier: &[(&MemberName, Verdict)]) -> Vec<Target> {
-        let open = tier.iter().filter(|(_, v)| v.0 == TargetState::Open);
+    fn targets(&self, tier: &Tier<'_>, verdicts: &Verdicts<'_>) -> Vec<Target> {
+        let open = verdicts.iter().filter(|(_, v)| v.0 == TargetState::Open);
         open.filter_map(|(name, _)| {
-            let address = self.tracks.get(*name).and_then(|t| address(t, spec))?;
-            let needs_confirmation = role == Role::Primary;
-            let weight = crate::model::service::WEIGHT_DEFAULT;
-            Some(Target { member: (*name).clone(), address, role, needs_confirmation, weight, risen_at: None })
+            let track = self.tracks.get(*name)?;
+            Some(Target {
+                member: (*name).clone(),
+                address: address(track, tier.spec)?,
+                role: tier.role,
+                needs_confirmation: self.needs_confirmation(tier.role, name, track),
+                weight: weight(track),
+                risen_at: self.risen_at(tier, name, track),
+            })
         })
         .collect()
     }
 
-    fn standings(
-        &self,
-        tiers: &[Vec<(&MemberName, Verdict)>],
-        used: Option<usize>,
-        before: Option<&ServiceRoutes>,
-    ) -> Vec<Standing> {
+    /// The leader's sessions can write, also where readers are welcome.
+    fn needs_confirmation(&self, role: Role, name: &MemberName, track: &MemberTrack) -> bool {
+        match (role, self.trust) {
+            (Role::Primary, _) => true,
+            (role, _) if !role.includes_primary() => false,
+            (_, Trust::Confirm) => self.leads(name),
+            // Where nothing but a status is known, the status decides.
+            (_, Trust::Rest) => self.leads(name) && track.answer.is_some(),
+        }
+    }
+
+    /// When the check that decides about a reader came back. A leader has nobody to share with.
+    fn risen_at(&self, tier: &Tier<'_>, name: &MemberName, track: &MemberTrack) -> Option<Instant> {
+        let single = matches!(tier.role, Role::Primary | Role::StandbyLeader) || self.leads(name);
+        if tier.spec.slowstart.is_zero() || single {
+            return None;
+        }
+        let own = tier.check_of(track).and_then(|check| check.risen_at);
+        match self.trust {
+            Trust::Confirm => track.risen_at.max(own),
+            Trust::Rest => own,
+        }
+    }
+
+    /// Why there is no target: of a write service, what is known of the leader.
+    fn wait_reason(&self, spec: &ServiceSpec, own: Option<&Verdicts<'_>>) -> Reason {
+        if spec.role != Role::Primary {
+            return Reason::NoTarget;
+        }
+        let key = || self.view.and_then(|v| v.leader.as_ref()).map(|l| &l.name);
+        let leader = self.lead.open.as_ref().or_else(key);
+        let verdict = own.and_then(|own| own.iter().find(|(name, _)| Some(*name) == leader)).map(|(_, v)| *v);
+        match verdict {
+            Some((TargetState::Maint | TargetState::Drain, reason) | (_, reason @ Reason::NotSelected)) => reason,
+            // It takes writes, and not of this service.
+            Some((_, reason)) if self.lead.open.is_some() => reason,
+            _ => self.lead.reason,
+        }
+    }
+
+    fn standings(&self, tiers: &[Verdicts<'_>], used: Option<usize>, before: Option<&ServiceRoutes>) -> Vec<Standing> {
         let Some(own) = tiers.first() else { return Vec::new() };
         let standing = |index: usize, name: &MemberName, own: Verdict| {
             let (state, reason) = match tiers.iter().position(|tier| tier[index].1.0 == TargetState::Open) {
@@ -98,111 +133,22 @@ impl Ingredients<'_> {
         own.iter().enumerate().map(|(index, (name, verdict))| standing(index, name, *verdict)).collect()
     }
 
-    fn judge(&self, spec: &ServiceSpec, role: Role, name: &MemberName, track: &MemberTrack) -> Verdict {
-        if address(track, spec).is_none() {
-            return (TargetState::Excluded, Reason::NoAddress);
-        }
-        if role == Role::Primary {
-            return self.judge_primary(name, track);
-        }
-        if self.cutting.contains(name) {
-            return (TargetState::Standby, Reason::NotMyRole);
-        }
-        if !track.health.is_up() {
-            return down_or_unknown(track);
-        }
-        let Some((_, answer)) = &track.answer else { return (TargetState::Unknown, Reason::NotChecked) };
-        if answer.is_writable() || answer.role == RestRole::StandbyLeader {
-            return (TargetState::Standby, Reason::NotMyRole);
-        }
-        // Live SQL answered, which is more than the cached `state` knows.
-        if !answer.is_in_recovery() {
-            return (TargetState::Excluded, Reason::NotRunning);
-        }
-        self.judge_reader(spec, role, name, track)
-    }
-
-    fn judge_reader(&self, spec: &ServiceSpec, role: Role, name: &MemberName, track: &MemberTrack) -> Verdict {
-        let no_tags = Tags::new();
-        let answered = track.answer.as_ref().map_or(&no_tags, |(_, a)| &a.tags);
-        // A key that nobody could read says nothing about tags.
-        let written = track.facts.as_ref().filter(|f| **f != MemberFacts::default());
-        let tags = written.map_or(answered, |f| &f.tags);
-        let offline = track.offline.unwrap_or_else(|| tags_say_offline(tags));
-        match role {
-            Role::Offline if !offline => return (TargetState::Standby, Reason::NotMyRole),
-            Role::Replica if offline => return (TargetState::Standby, Reason::Offline),
-            Role::Replica if tag_is_true(tags, "noloadbalance") => {
-                return (TargetState::Excluded, Reason::NoLoadBalance);
-            }
-            _ => {}
-        }
-        if spec.filter.streaming && !is_streaming(track) {
-            return (TargetState::Excluded, Reason::NotStreaming);
-        }
-        match spec.filter.max_lag {
-            Some(max) if self.is_lagging(spec, name, track, max) => (TargetState::Excluded, Reason::Lagging),
-            _ => (TargetState::Open, Reason::InService),
-        }
-    }
-
-    fn judge_primary(&self, name: &MemberName, track: &MemberTrack) -> Verdict {
-        let lead = self.lead;
-        if lead.open.as_ref() == Some(name) {
-            return (TargetState::Open, lead.reason);
-        }
-        let named = self.view.and_then(|v| v.leader.as_ref()).is_some_and(|l| l.name == *name);
-        if named || lead.keep == super::lead::Keep::Only(name.clone()) {
-            return (TargetState::Waiting, lead.reason);
-        }
-        if track.health.is_up() { (TargetState::Standby, Reason::NotMyRole) } else { down_or_unknown(track) }
-    }
-
-    fn is_lagging(&self, spec: &ServiceSpec, name: &MemberName, track: &MemberTrack, max: u64) -> bool {
-        let was = self
-            .previous
-            .service(&spec.name)
-            .is_some_and(|s| s.standings.iter().any(|s| s.member == *name && s.reason == Reason::Lagging));
-        let limit = if was { max / LAG_RETURN.1 * LAG_RETURN.0 } else { max };
-        lag(self.view, track).is_some_and(|bytes| bytes > limit)
-    }
-
+    /// Wherever a session of this service may be.
     fn cancel(&self, spec: &ServiceSpec) -> Vec<HostPort> {
+        let writes = spec.tiers().any(Role::includes_primary);
+        let reads = spec.tiers().any(|role| role != Role::Primary);
         let reached = |(name, track): (&MemberName, &MemberTrack)| {
-            let wanted = match spec.role {
-                Role::Primary => self.lead.open.as_ref() == Some(name) || self.writers.contains(name),
-                _ => track.health.is_up(),
-            };
+            let writer = self.leads(name) || self.writers.contains(name);
+            let wanted = (writes && writer) || (reads && self.is_up(track));
             if wanted { address(track, spec) } else { None }
         };
         self.tracks.iter().filter_map(reached).collect()
     }
-}
 
-/// Where this service reaches the member.
-pub fn address(track: &MemberTrack, spec: &ServiceSpec) -> Option<HostPort> {
-    let conn = track.conn.as_ref()?;
-    Some(HostPort::new(conn.host.clone(), spec.port.unwrap_or(conn.port)))
-}
-
-/// Bytes of replay lag: the leader's position in the DCS against the latest known of the member.
-/// None when either is unknown.
-pub fn lag(view: Option<&ClusterView>, track: &MemberTrack) -> Option<u64> {
-    let view = view?;
-    let leader = view.leader.as_ref().and_then(|l| view.members.get(&l.name)).and_then(|m| m.xlog_location);
-    let ahead: Lsn = view.optime.max(leader)?;
-    let told = track.answer.as_ref().and_then(|(_, a)| a.replayed);
-    let written = track.facts.as_ref().and_then(|f| f.replay_lsn.or(f.xlog_location));
-    Some(told.max(written)?.behind(ahead))
-}
-
-fn is_streaming(track: &MemberTrack) -> bool {
-    let told = track.answer.as_ref().map(|(_, a)| a.replication_state.as_deref());
-    let written = track.facts.as_ref().and_then(|f| f.replication_state.as_deref());
-    told.unwrap_or(written) == Some("streaming")
-}
-
-fn down_or_unknown(track: &MemberTrack) -> Verdict {
-    let state = if track.health.is_known() { TargetState::Down } else { TargetState::Unknown };
-    (state, track.health_reason)
+    fn is_up(&self, track: &MemberTrack) -> bool {
+        match self.trust {
+            Trust::Confirm => track.health.is_up(),
+            Trust::Rest => track.checks.values().any(CheckTrack::is_up),
+        }
+    }
 }
