@@ -140,7 +140,7 @@ impl Bed {
     pub fn check(&mut self, number: usize, spec: &CheckSpec, times: usize, outcome: CheckOutcome) {
         let now = self.now;
         let checks = &mut self.track(number).checks;
-        let check = checks.entry(Arc::new(spec.clone())).or_insert_with(|| CheckTrack::new(spec, now));
+        let check = checks.entry(Arc::new(spec.clone())).or_insert_with(|| CheckTrack::new(spec, now, now));
         let passed = outcome.status == CheckStatus::L7Ok;
         for _ in 0..times {
             if passed {

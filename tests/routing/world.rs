@@ -228,7 +228,7 @@ impl Given {
             if track.checks.contains_key(&spec) {
                 continue;
             }
-            let mut check = CheckTrack::new(&spec, now);
+            let mut check = CheckTrack::new(&spec, now, now);
             let status = match checked {
                 Checked::Never => CheckStatus::Initializing,
                 Checked::Up => CheckStatus::L7Ok,
