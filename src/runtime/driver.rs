@@ -117,7 +117,7 @@ impl Driver {
             // The mailbox is full or gone: the machine asks again.
             let _ = sender.try_send(Event::ProbeDone { member: asked, number, outcome });
         });
-        self.track(Question::Probe(member), task.abort_handle());
+        track(&mut self.probes, Question::Probe(member), task.abort_handle());
     }
 
     fn check(
@@ -135,17 +135,7 @@ impl Driver {
             // A mailbox that is full now has room when the verdict is still wanted.
             let _ = sender.send(Event::CheckDone { member: asked, number, outcome }).await;
         });
-        self.track(Question::Check(member, check), task.abort_handle());
-    }
-
-    /// A newer question of the same kind to the same member replaces an older one.
-    fn track(&mut self, question: Question, task: AbortHandle) {
-        if let Some(older) = self.probes.insert(question, task) {
-            older.abort();
-        }
-        if self.probes.len() > QUESTIONS_TRACKED_MAX {
-            self.probes.retain(|_, task| !task.is_finished());
-        }
+        track(&mut self.probes, Question::Check(member, check), task.abort_handle());
     }
 
     fn probe_port(&mut self, member: MemberName, number: u64, address: HostPort, limit: Duration) {
@@ -154,6 +144,16 @@ impl Driver {
             let outcome = ask_port(&plane, &address, limit).await;
             let _ = sender.try_send(Event::PortProbeDone { member, number, outcome });
         });
+    }
+}
+
+/// A newer question of the same kind to the same member replaces an older one.
+fn track(questions: &mut HashMap<Question, AbortHandle>, question: Question, task: AbortHandle) {
+    if let Some(older) = questions.insert(question, task) {
+        older.abort();
+    }
+    if questions.len() > QUESTIONS_TRACKED_MAX {
+        questions.retain(|_, task| !task.is_finished());
     }
 }
 
@@ -228,5 +228,76 @@ async fn resolve(plane: &Plane, to: &HostPort, limit: Duration) -> io::Result<So
             Ok(SocketAddr::new(ip, to.port))
         }
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name lookup took too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::model::{CheckStatus, Role, ServiceSpec};
+
+    const AMPLE: Duration = Duration::from_secs(10);
+
+    fn spec(path: &str) -> CheckSpec {
+        CheckSpec { path: path.into(), ..ServiceSpec::new("primary", Role::Primary).check_of(Role::Primary) }
+    }
+
+    fn plane() -> Plane {
+        Plane::start("pg".into(), &[], mpsc::channel(1).0, 1).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_check_goes_to_its_own_port_where_it_has_one() {
+        let (listener, closed) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let address = ApiAddress { tls: false, at: HostPort::new("127.0.0.1", port(&closed)) };
+        let check = CheckSpec { port: Some(port(&listener)), ..spec("/primary") };
+        drop(closed);
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Closed with the request unread would be a reset.
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
+        };
+        let plane = plane();
+        let (outcome, ()) = tokio::join!(ask_check(&plane, address, None, &check, AMPLE), server);
+        assert_eq!(outcome.status, CheckStatus::L7Ok, "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_nowhere_and_an_https_nobody_vouches_for_fail_in_words() {
+        let plane = plane();
+        let address = |tls| ApiAddress { tls, at: HostPort::new("nowhere.invalid", 8008) };
+        let unknown = ask_check(&plane, address(false), None, &spec("/"), AMPLE).await;
+        assert_eq!(unknown.status, CheckStatus::L4Con);
+        assert!(unknown.problem.starts_with("nowhere.invalid: "), "{}", unknown.problem);
+        let unvouched = ask_check(&plane, address(true), None, &spec("/"), AMPLE).await;
+        assert_eq!(unvouched.status, CheckStatus::L6Rsp);
+        assert!(unvouched.problem.contains("patroni.tls"), "{}", unvouched.problem);
+    }
+
+    #[tokio::test]
+    async fn a_newer_check_replaces_its_older_self_and_no_other() {
+        let mut questions = HashMap::new();
+        let mut ask = |path: &str, member: &str| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            track(&mut questions, Question::Check(member.into(), Arc::new(spec(path))), task.abort_handle());
+            task
+        };
+        let [first, other_path, other_member] = [ask("/primary", "n1"), ask("/replica", "n1"), ask("/primary", "n2")];
+        let _second = ask("/primary", "n1");
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert!(!other_path.is_finished() && !other_member.is_finished());
+        for member in 0..2 * QUESTIONS_TRACKED_MAX {
+            let task = tokio::spawn(std::future::ready(()));
+            let handle = task.abort_handle();
+            task.await.unwrap();
+            track(&mut questions, Question::Probe(format!("m{member}").into()), handle);
+        }
+        assert!(questions.len() <= QUESTIONS_TRACKED_MAX);
     }
 }

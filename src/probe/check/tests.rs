@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -33,6 +33,10 @@ async fn checked<T>(limit: Duration, server: impl AsyncFnOnce(TcpListener) -> T)
 
 async fn answered(answer: Vec<u8>) -> CheckOutcome {
     checked(AMPLE, async |listener| serve(listener.accept().await.unwrap().0, answer).await).await.0
+}
+
+async fn request(stream: &mut (impl AsyncRead + Unpin)) {
+    assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
 }
 
 #[tokio::test]
@@ -162,7 +166,7 @@ async fn after_the_head<F: Future>(then: impl FnOnce(TcpStream) -> F) -> CheckOu
     let begun = clock::now();
     let (outcome, _) = checked(AMPLE, async |listener| {
         let mut stream = listener.accept().await.unwrap().0;
-        stream.read(&mut [0; 4096]).await.unwrap();
+        request(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n").await.unwrap();
         then(stream).await
     })
@@ -184,7 +188,7 @@ async fn a_body_changes_no_verdict() {
     assert_eq!(after_the_head(async |stream| reset(stream)).await.answer, None, "a reset");
     let endless = async |listener: TcpListener| {
         let mut stream = listener.accept().await.unwrap().0;
-        stream.read(&mut [0; 4096]).await.unwrap();
+        request(&mut stream).await;
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
         while stream.write_all(&[b' '; 4096]).await.is_ok() {}
     };
@@ -211,7 +215,7 @@ async fn the_connection_ends_with_fin_whoever_closes_first() {
     for waits in [true, false] {
         let (outcome, ended) = checked(AMPLE, async |listener| {
             let mut stream = listener.accept().await.unwrap().0;
-            stream.read(&mut [0; 4096]).await.unwrap();
+            request(&mut stream).await;
             stream.write_all(&http(OK, PRIMARY)).await.unwrap();
             if !waits {
                 stream.shutdown().await.unwrap();
@@ -248,7 +252,7 @@ async fn tls_has_verdicts_of_its_own() {
         let (listener, address) = listen().await;
         let server = async {
             let Ok(mut stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { return true };
-            stream.read(&mut [0; 4096]).await.unwrap();
+            request(&mut stream).await;
             stream.write_all(&http(OK, PRIMARY)).await.unwrap();
             stream.flush().await.unwrap();
             // The checker says goodbye in TLS, too, and hears ours.
