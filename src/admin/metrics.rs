@@ -6,7 +6,9 @@ use std::time::Instant;
 use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::decide::{DcsState, ServiceSnapshot, TargetState};
+use crate::decide::status::MemberSnapshot;
+use crate::decide::{CheckSnapshot, DcsState, ServiceSnapshot, TargetState};
+use crate::model::{AdminState, Expect};
 
 use super::{ClusterReport, Lifecycle};
 
@@ -36,8 +38,20 @@ struct Page {
     timeline_mark: IntGaugeVec,
     member_up: IntGaugeVec,
     member_lag: IntGaugeVec,
+    member_admin_state: IntGaugeVec,
+    member_weight: IntGaugeVec,
+    check_up: IntGaugeVec,
+    check_seconds: GaugeVec,
+    check_failures: IntCounterVec,
+    check_downs: IntCounterVec,
     target_state: IntGaugeVec,
     target_sessions: IntGaugeVec,
+    target_sessions_total: IntCounterVec,
+    target_bytes: IntCounterVec,
+    target_connects_failed: IntCounterVec,
+    connected: IntGaugeVec,
+    queue: IntGaugeVec,
+    queue_total: IntCounterVec,
     held: IntGaugeVec,
     held_longest: GaugeVec,
     clients: IntCounterVec,
@@ -67,6 +81,8 @@ impl Page {
             |name: &str, help: &str, labels: &[&str]| add(r, IntCounterVec::new(Opts::new(name, help), labels));
         let seconds = |name: &str, help: &str, labels: &[&str]| add(r, CounterVec::new(Opts::new(name, help), labels));
         let service = ["cluster", "service"];
+        let check = ["cluster", "member", "check"];
+        let target = ["cluster", "service", "member"];
         Ok(Page {
             stopping: ints("pgvane_stopping", "1 while the router shuts down.", &[])?,
             dcs_state: ints(
@@ -111,12 +127,36 @@ impl Page {
                 "Replay lag by the positions in the DCS.",
                 &["cluster", "member"],
             )?,
+            member_admin_state: ints(
+                "pgvane_member_admin_state",
+                "1 for the state that an operator ordered.",
+                &["cluster", "member", "state"],
+            )?,
+            member_weight: ints("pgvane_member_weight", "Weight, as configured or ordered.", &["cluster", "member"])?,
+            check_up: ints("pgvane_check_up", "1 while the check passes by its counter.", &check)?,
+            check_seconds: floats("pgvane_check_duration_seconds", "Duration of the last check.", &check)?,
+            check_failures: counts("pgvane_check_failures_total", "Failed checks that counted.", &check)?,
+            check_downs: counts("pgvane_check_downs_total", "Changes from up to down.", &check)?,
             target_state: ints(
                 "pgvane_target_state",
                 "1 for the state in which a member stands to a service.",
                 &["cluster", "service", "member", "state"],
             )?,
-            target_sessions: ints("pgvane_target_sessions", "Open sessions.", &["cluster", "service", "member"])?,
+            target_sessions: ints("pgvane_target_sessions", "Open sessions.", &target)?,
+            target_sessions_total: counts("pgvane_target_sessions_total", "Opened sessions.", &target)?,
+            target_bytes: counts(
+                "pgvane_target_bytes_total",
+                "Bytes forwarded.",
+                &["cluster", "service", "member", "direction"],
+            )?,
+            target_connects_failed: counts(
+                "pgvane_target_connects_failed_total",
+                "Failed attempts to reach it.",
+                &target,
+            )?,
+            connected: ints("pgvane_clients", "Connected clients, served or waiting.", &service)?,
+            queue: ints("pgvane_queue", "Clients that wait for a free place under maxconn.", &service)?,
+            queue_total: counts("pgvane_queue_total", "Clients that had to wait for a free place.", &service)?,
             held: ints("pgvane_held", "Clients that wait for a target.", &service)?,
             held_longest: floats(
                 "pgvane_held_longest_seconds",
@@ -182,7 +222,22 @@ impl Page {
             if let Some(lag) = member.lag {
                 self.member_lag.with_label_values(&labels).set(integer(lag));
             }
+            self.member_weight.with_label_values(&labels).set(i64::from(member.weight));
+            for state in AdminState::ALL {
+                let labels = [cluster, member.name.as_str(), state.as_str()];
+                self.member_admin_state.with_label_values(&labels).set(i64::from(state == member.admin));
+            }
+            member.check.iter().chain(&member.checks).for_each(|check| self.check(cluster, member, check));
         }
+    }
+
+    fn check(&self, cluster: &str, member: &MemberSnapshot, check: &CheckSnapshot) {
+        let label = check_label(check);
+        let labels = [cluster, member.name.as_str(), &label];
+        self.check_up.with_label_values(&labels).set(i64::from(check.up == Some(true)));
+        self.check_seconds.with_label_values(&labels).set(check.took.as_secs_f64());
+        self.check_failures.with_label_values(&labels).inc_by(check.failures);
+        self.check_downs.with_label_values(&labels).inc_by(check.downs);
     }
 
     fn targets(&self, report: &ClusterReport) {
@@ -202,6 +257,17 @@ impl Page {
             let labels = [cluster, &*counted.service, member.as_str()];
             self.target_sessions.with_label_values(&labels).set(integer(*open as u64));
         }
+        for target in &counted.targets {
+            let labels = [cluster, &*counted.service, target.member.as_str()];
+            self.target_sessions_total.with_label_values(&labels).inc_by(target.sessions_total);
+            self.target_connects_failed.with_label_values(&labels).inc_by(target.connects_failed);
+            let with = |last: &'static str| [labels[0], labels[1], labels[2], last];
+            self.target_bytes.with_label_values(&with("to_server")).inc_by(target.bytes_to_server);
+            self.target_bytes.with_label_values(&with("to_client")).inc_by(target.bytes_to_client);
+        }
+        self.connected.with_label_values(&labels).set(integer(counted.clients as u64));
+        self.queue.with_label_values(&labels).set(integer(counted.queued as u64));
+        self.queue_total.with_label_values(&labels).inc_by(counted.queued_total);
         self.held.with_label_values(&labels).set(integer(counted.held as u64));
         self.held_longest.with_label_values(&labels).set(counted.held_longest.as_secs_f64());
         self.clients.with_label_values(&labels).inc_by(counted.clients_total);
@@ -223,6 +289,14 @@ impl Page {
             self.connects_failed.with_label_values(&with(suspicion.reason().as_str())).inc_by(*count);
         }
     }
+}
+
+/// The check's path, and what else tells it from another one of the same path.
+fn check_label(check: &CheckSnapshot) -> String {
+    let Some(spec) = &check.spec else { return "/primary".to_owned() };
+    let port = spec.port.map_or_else(String::new, |port| format!(":{port}"));
+    let expect = if spec.expect == Expect::default() { String::new() } else { format!(" {}", spec.expect) };
+    format!("{port}{}{expect}", spec.path)
 }
 
 fn integer(value: u64) -> i64 {

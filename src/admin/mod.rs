@@ -1,6 +1,11 @@
-//! What the router says about itself: `/api/v1/status`, `/metrics`, `/livez` and `/readyz`.
+//! What the router says about itself (`/api/v1/status`, `/metrics`, `/livez`, `/readyz`), and where
+//! operators' orders come in.
 
+mod exposition;
+mod haproxy;
 mod metrics;
+mod orders;
+mod process;
 mod ready;
 mod server;
 mod status;
@@ -42,10 +47,29 @@ pub trait Source: Send + Sync + 'static {
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError>;
 }
 
-/// Whether the router wants clients at all.
-#[derive(Debug, Default)]
+/// Whose orders are taken. There is no password, so this and the refusal of what a browser sends for
+/// somebody else's page are all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OrdersFrom {
+    Nobody,
+    /// Connections from this host.
+    #[default]
+    Loopback,
+    Everybody,
+}
+
+/// Whether the router wants clients at all, and since when it runs.
+#[derive(Debug)]
 pub struct Lifecycle {
     stopping: AtomicBool,
+    process: process::Process,
+}
+
+impl Default for Lifecycle {
+    /// Of a process that starts now.
+    fn default() -> Self {
+        Lifecycle { stopping: AtomicBool::new(false), process: process::Process::started_now() }
+    }
 }
 
 impl Lifecycle {

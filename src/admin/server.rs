@@ -1,4 +1,4 @@
-//! The HTTP endpoint. It only reads, answers from snapshots, and never waits for the router.
+//! The HTTP endpoint. It answers from snapshots, passes orders on, and never waits for the router.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,13 +19,16 @@ use tokio::sync::Semaphore;
 use crate::model::{HostPort, Role};
 use crate::runtime::clock;
 
-use super::{Lifecycle, Source, metrics, ready, status};
+use super::orders::{self, Refusal};
+use super::{Lifecycle, OrdersFrom, Source, haproxy, metrics, ready, status};
 
 /// Open connections to the admin endpoint; the next one waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// For one request's headers, and for the whole connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Methods of everything that is only read.
+const READERS: &str = "GET, HEAD, OPTIONS";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens one listener; `*` is every IPv6 and IPv4 address, or IPv4 alone where there is no IPv6.
@@ -38,8 +42,17 @@ pub async fn bind(at: &HostPort) -> io::Result<TcpListener> {
     }
 }
 
-/// Answers until the task is dropped.
-pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, lifecycle: Arc<Lifecycle>) {
+/// What every connection is answered from.
+struct Site {
+    source: Arc<dyn Source>,
+    lifecycle: Arc<Lifecycle>,
+    orders: OrdersFrom,
+    own_name: String,
+}
+
+/// Answers until the task is dropped. `orders` says whose orders are taken.
+pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, lifecycle: Arc<Lifecycle>, orders: OrdersFrom) {
+    let site = Arc::new(Site { source, lifecycle, orders, own_name: orders::own_name() });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -51,17 +64,17 @@ pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, lifecycle: Ar
                 continue;
             }
         };
-        let (source, lifecycle) = (source.clone(), lifecycle.clone());
+        let site = site.clone();
         tokio::spawn(async move {
-            answer_connection(stream, peer, source, lifecycle).await;
+            answer_connection(stream, peer, site).await;
             drop(place);
         });
     }
 }
 
-async fn answer_connection(stream: TcpStream, peer: SocketAddr, source: Arc<dyn Source>, lifecycle: Arc<Lifecycle>) {
+async fn answer_connection(stream: TcpStream, peer: SocketAddr, site: Arc<Site>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&request, source.as_ref(), &lifecycle);
+        let response = site.answer(&request, peer);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -74,34 +87,94 @@ async fn answer_connection(stream: TcpStream, peer: SocketAddr, source: Arc<dyn 
     }
 }
 
-fn answer(request: &Request<Incoming>, source: &dyn Source, lifecycle: &Lifecycle) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are answered here\n".to_owned());
-    }
-    let readiness = |role| match ready::ready(lifecycle, &source.reports(), role) {
-        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
-        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
-    };
-    match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
-        "/readyz" => readiness(None),
-        "/readyz/primary" => readiness(Some(Role::Primary)),
-        "/readyz/replica" => readiness(Some(Role::Replica)),
-        "/api/v1/status" => {
-            let body = status::status(lifecycle, &source.reports(), clock::now());
-            typed(StatusCode::OK, "application/json", format!("{body}\n"))
+impl Site {
+    fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        if request.uri().path().starts_with(orders::PREFIX) {
+            return self.member(request, peer).unwrap_or_else(refused);
         }
-        "/metrics" => match metrics::render(lifecycle, &source.reports(), clock::now()) {
-            Ok(page) => typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page),
+        if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+            let response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {READERS} are answered here\n"));
+            return with_allow(response, READERS);
+        }
+        let (lifecycle, now) = (&self.lifecycle, clock::now());
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
+            "/readyz" => self.readiness(None),
+            "/readyz/primary" => self.readiness(Some(Role::Primary)),
+            "/readyz/replica" => self.readiness(Some(Role::Replica)),
+            "/api/v1/status" => json(StatusCode::OK, &status::status(lifecycle, &self.source.reports(), now)),
+            "/metrics" => self.metrics(),
+            other => text(StatusCode::NOT_FOUND, not_found(other)),
+        }
+    }
+
+    fn readiness(&self, role: Option<Role>) -> Response<Full<Bytes>> {
+        match ready::ready(&self.lifecycle, &self.source.reports(), role) {
+            Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        }
+    }
+
+    /// Our own figures, then the same as HAProxy would name them.
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let (reports, now) = (self.source.reports(), clock::now());
+        match metrics::render(&self.lifecycle, &reports, now) {
+            Ok(page) => {
+                let page = page + &haproxy::render(&self.lifecycle, &reports, now);
+                typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+            }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")),
-        },
-        other => text(StatusCode::NOT_FOUND, not_found(other)),
+        }
+    }
+
+    /// One member, or an order about it.
+    fn member(&self, request: &Request<Incoming>, peer: SocketAddr) -> Result<Response<Full<Bytes>>, Refusal> {
+        let address = orders::address(request.uri())?;
+        orders::allowed(request.method(), address.verb.as_deref())?;
+        let Some(verb) = &address.verb else {
+            let reports = self.source.reports();
+            let report = orders::find(&address, &reports)?;
+            return Ok(json(StatusCode::OK, &status::of_member(report, &address.member, clock::now())));
+        };
+        let taken = orders::permitted(self.orders, peer, request.headers(), &self.own_name)
+            .and_then(|()| orders::order(verb, request.uri().query()))
+            .and_then(|order| Ok((order, orders::pass_on(&address, order, self.source.as_ref())?)));
+        let (cluster, member) = (&address.cluster, &address.member);
+        match taken {
+            Ok((order, body)) => {
+                let order = orders::words(order);
+                tracing::warn!(target: "pgvane::admin", %peer, cluster, %member, order, "an operator's order");
+                Ok(json(StatusCode::ACCEPTED, &body))
+            }
+            Err(refusal) => {
+                let (path, status) = (request.uri().path(), refusal.status.as_u16());
+                tracing::warn!(target: "pgvane::admin", %peer, path, status, "an order was refused");
+                Err(refusal)
+            }
+        }
     }
 }
 
+fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+    let response = json(refusal.status, &refusal.body);
+    match refusal.allow {
+        Some(methods) => with_allow(response, methods),
+        None => response,
+    }
+}
+
+fn with_allow(mut response: Response<Full<Bytes>>, methods: &'static str) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
 fn not_found(path: &str) -> String {
-    let known = "/api/v1/status, /metrics, /livez, /readyz, /readyz/primary, /readyz/replica";
+    let known = "/api/v1/status, /api/v1/clusters/<cluster>/members/<member>, /metrics, /livez, /readyz, /readyz/primary, /readyz/replica";
     format!("{} is not here; known: {known}\n", path.chars().take(80).collect::<String>())
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    typed(status, "application/json", format!("{body}\n"))
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -111,6 +184,6 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

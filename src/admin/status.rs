@@ -1,13 +1,13 @@
-//! `/api/v1/status`: everything known, with ages instead of clock times.
+//! `/api/v1/status` and one member's part of it: everything known, with ages instead of clock times.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::decide::status::MemberSnapshot;
 use crate::decide::track::Proof;
-use crate::decide::{ServiceRoutes, ServiceSnapshot};
-use crate::model::{MemberName, RestRole};
+use crate::decide::{CheckSnapshot, ServiceRoutes, ServiceSnapshot, Standing};
+use crate::model::{MemberName, RestRole, Trust};
 
 use super::{ClusterReport, Lifecycle};
 
@@ -19,11 +19,27 @@ pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) ->
     })
 }
 
+/// One member: what the status tells of it, and how it stands to each service.
+pub fn of_member(report: &ClusterReport, name: &MemberName, now: Instant) -> Value {
+    let snapshot = &report.snapshot;
+    let mut told = snapshot.members.iter().find(|m| m.name == *name).map_or_else(|| json!({}), |m| member(m, now));
+    let services = snapshot.routes.services.iter().filter_map(|routes| {
+        let standing = routes.standings.iter().find(|standing| standing.member == *name)?;
+        let mut told = target(routes, counted(report, routes), standing, now);
+        told["service"] = json!(&*routes.spec.name);
+        Some(told)
+    });
+    told["cluster"] = json!(&*report.name);
+    told["services"] = services.collect();
+    told
+}
+
 fn cluster(report: &ClusterReport, now: Instant) -> Value {
     let snapshot = &report.snapshot;
     json!({
         "name": &*report.name,
         "namespace": report.namespace,
+        "trust": trust(snapshot.trust),
         "generation": snapshot.routes.generation,
         "dcs": dcs(report, now),
         "leader": leader(report, now),
@@ -93,24 +109,51 @@ fn member(member: &MemberSnapshot, now: Instant) -> Value {
         "proof": member.proof.as_ref().map(|p| proof(p, now)),
         "unproven_because": member.proof.is_none().then(|| member.doubt.as_str()),
         "tags": member.tags,
+        "admin": member.admin.as_str(),
+        "weight": member.weight,
+        "check": member.check.as_ref().map(|c| check(c, now)),
+        "checks": member.checks.iter().map(|c| check(c, now)).collect::<Vec<_>>(),
     })
 }
 
+fn check(check: &CheckSnapshot, now: Instant) -> Value {
+    let spec = check.spec.as_ref();
+    json!({
+        "path": spec.map_or("/primary", |spec| &spec.path),
+        "port": spec.and_then(|spec| spec.port),
+        "expect": spec.map(|spec| spec.expect.to_string()),
+        "state": match check.up { None => "unknown", Some(true) => "up", Some(false) => "down" },
+        "status": check.status.as_str(),
+        "code": check.code,
+        "took_ms": millis(check.took),
+        "health": health(check),
+        "failures": check.failures,
+        "downs": check.downs,
+        "down_seconds": check.down_for.as_secs_f64(),
+        "since_s": since(check.since, now),
+        "reason": check.reason.as_str(),
+        "because": check.reason.sentence(),
+        "problem": check.problem,
+    })
+}
+
+/// How far the counter is on its way up or down, as HAProxy shows it; None at either end.
+pub(super) fn health(check: &CheckSnapshot) -> Option<String> {
+    let full = (check.rise + check.fall).saturating_sub(1);
+    match check.points {
+        0 => None,
+        points if points >= full => None,
+        points if points >= check.rise => Some(format!("{}/{}", points - check.rise + 1, check.fall)),
+        points => Some(format!("{points}/{}", check.rise)),
+    }
+}
+
+fn counted<'a>(report: &'a ClusterReport, routes: &ServiceRoutes) -> Option<&'a ServiceSnapshot> {
+    report.services.iter().find(|counted| counted.service == routes.spec.name)
+}
+
 fn service(report: &ClusterReport, routes: &ServiceRoutes, now: Instant) -> Value {
-    let counted = report.services.iter().find(|s| s.service == routes.spec.name);
-    let sessions = |member: &MemberName| {
-        counted.and_then(|c| c.sessions.iter().find(|(m, _)| m == member)).map_or(0, |(_, open)| *open)
-    };
-    let target = |standing: &crate::decide::Standing| {
-        json!({
-            "member": standing.member.as_str(),
-            "state": standing.state.as_str(),
-            "reason": standing.reason.as_str(),
-            "because": standing.reason.sentence(),
-            "since_s": since(standing.since, now),
-            "sessions": sessions(&standing.member),
-        })
-    };
+    let counted = counted(report, routes);
     json!({
         "name": &*routes.spec.name,
         "role": routes.spec.role.as_str(),
@@ -121,11 +164,38 @@ fn service(report: &ClusterReport, routes: &ServiceRoutes, now: Instant) -> Valu
             json!({ "reason": reason.as_str(), "because": reason.sentence(), "since_s": since(at, now) })
         }),
         "hold_limit_s": routes.hold_limit.map(|limit| limit.as_secs_f64()),
+        "clients": counted.map_or(0, |c| c.clients),
+        "clients_most": counted.map_or(0, |c| c.clients_most),
+        "queued": counted.map_or(0, |c| c.queued),
+        "queued_most": counted.map_or(0, |c| c.queued_most),
         "held": counted.map_or(0, |c| c.held),
         "held_longest_s": counted.map_or(0.0, |c| c.held_longest.as_secs_f64()),
         "sessions": counted.map_or(0, ServiceSnapshot::sessions_open),
         "totals": counted.map(totals),
-        "targets": routes.standings.iter().map(target).collect::<Vec<_>>(),
+        "targets": routes.standings.iter().map(|s| target(routes, counted, s, now)).collect::<Vec<_>>(),
+    })
+}
+
+/// How one member stands to one service, and what went there.
+fn target(routes: &ServiceRoutes, counted: Option<&ServiceSnapshot>, standing: &Standing, now: Instant) -> Value {
+    let member = &standing.member;
+    let open = counted.and_then(|c| c.sessions.iter().find(|(m, _)| m == member)).map_or(0, |(_, open)| *open);
+    let counts = counted.and_then(|c| c.targets.iter().find(|t| t.member == *member));
+    let taken = routes.targets.iter().find(|target| target.member == *member);
+    json!({
+        "member": member.as_str(),
+        "state": standing.state.as_str(),
+        "reason": standing.reason.as_str(),
+        "because": standing.reason.sentence(),
+        "since_s": since(standing.since, now),
+        "as": taken.map(|target| target.role.as_str()),
+        "weight": taken.map(|target| target.weight),
+        "sessions": counts.map_or(open, |c| c.sessions),
+        "sessions_most": counts.map_or(0, |c| c.sessions_most),
+        "sessions_total": counts.map_or(0, |c| c.sessions_total),
+        "bytes_to_server": counts.map_or(0, |c| c.bytes_to_server),
+        "bytes_to_client": counts.map_or(0, |c| c.bytes_to_client),
+        "connects_failed": counts.map_or(0, |c| c.connects_failed),
     })
 }
 
@@ -136,6 +206,7 @@ fn totals(counted: &ServiceSnapshot) -> Value {
     json!({
         "clients": counted.clients_total,
         "sessions": counted.sessions_total,
+        "queued": counted.queued_total,
         "held": counted.held_total,
         "hold_max_s": counted.hold_max.as_secs_f64(),
         "closed": by_reason(&counted.closed),
@@ -156,6 +227,13 @@ fn role(role: RestRole) -> &'static str {
     }
 }
 
+fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Confirm => "confirm",
+        Trust::Rest => "rest",
+    }
+}
+
 fn name(member: Option<&MemberName>) -> Option<&str> {
     member.map(MemberName::as_str)
 }
@@ -163,4 +241,8 @@ fn name(member: Option<&MemberName>) -> Option<&str> {
 /// Seconds.
 fn since(at: Instant, now: Instant) -> f64 {
     now.saturating_duration_since(at).as_secs_f64()
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }

@@ -3,6 +3,8 @@
 //! A probe never waits longer than its limit, and when this process itself was kept from running it
 //! says so instead of blaming the member.
 
+pub mod check;
+mod http;
 pub mod pgsql;
 pub mod rest;
 pub mod tls;

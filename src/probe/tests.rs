@@ -17,24 +17,24 @@ use super::tls::{TlsMaterial, client_config};
 use crate::model::{Lsn, PortOutcome, ProbeOutcome, RestAnswer, RestRole, Timeline};
 use crate::runtime::clock;
 
-const LIMIT: Duration = Duration::from_millis(250);
-const AMPLE: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_millis(250);
+pub(super) const AMPLE: Duration = Duration::from_secs(10);
 
-const PRIMARY: &str = r#"{"state":"running","postmaster_start_time":"2026-11-21 08:00:00+00:00","role":"primary",
+pub(super) const PRIMARY: &str = r#"{"state":"running","postmaster_start_time":"2026-11-21 08:00:00+00:00","role":"primary",
 "server_version":150018,"xlog":{"location":89421648},"timeline":9,"replication":[],"dcs_last_seen":1795248000,
 "tags":{"offline":true,"zone":"A"},"database_system_identifier":"7575","pause":true,"patroni":{"version":"4.1.5"}}"#;
-const REPLICA: &str = r#"{"state":"running","role":"replica","xlog":{"received_location":20,"replayed_location":10,
+pub(super) const REPLICA: &str = r#"{"state":"running","role":"replica","xlog":{"received_location":20,"replayed_location":10,
 "replayed_timestamp":null,"paused":false},"timeline":9,"replication_state":"streaming","cluster_unlocked":true,
 "failsafe_mode_is_active":true}"#;
 
-async fn listen() -> (TcpListener, SocketAddr) {
+pub(super) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// Reads the request, says `answer`, closes.
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: Vec<u8>) -> String {
+pub(super) async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: Vec<u8>) -> String {
     let mut request = vec![0; 4096];
     let got = stream.read(&mut request).await.unwrap();
     // The prober may have seen enough before everything is said.
@@ -42,7 +42,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: Vec<u8>)
     String::from_utf8_lossy(&request[..got]).into_owned()
 }
 
-fn http(status: &str, body: &str) -> Vec<u8> {
+pub(super) fn http(status: &str, body: &str) -> Vec<u8> {
     // As Python's http.server says it.
     let head = format!("HTTP/1.0 {status}\r\nServer: BaseHTTP/0.6 Python/3.11\r\nContent-Type: application/json\r\n");
     format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
@@ -133,7 +133,7 @@ async fn an_answer_that_breaks_off_is_unreachable() {
 }
 
 /// Closes with a reset instead of a FIN.
-fn reset(stream: TcpStream) {
+pub(super) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
@@ -163,7 +163,7 @@ async fn silence_is_a_time_out_at_the_limit() {
 }
 
 /// Keeps this thread, and so every task of it, from running.
-async fn starve(pause: Duration) {
+pub(super) async fn starve(pause: Duration) {
     tokio::task::yield_now().await;
     std::thread::sleep(pause);
 }
@@ -205,12 +205,12 @@ async fn any_byte_from_the_port_is_an_answer_and_none_is_not() {
     assert!(matches!(outcome, PortOutcome::Unreachable(_)), "{outcome:?}");
 }
 
-struct Authority {
-    pem: String,
+pub(super) struct Authority {
+    pub(super) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
-fn authority() -> Authority {
+pub(super) fn authority() -> Authority {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "probe test authority");
@@ -220,14 +220,14 @@ fn authority() -> Authority {
 }
 
 impl Authority {
-    fn issue(&self, name: &str) -> (String, String) {
+    pub(super) fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn acceptor(&self, name: &str) -> TlsAcceptor {
+    pub(super) fn acceptor(&self, name: &str) -> TlsAcceptor {
         let (cert, key) = self.issue(name);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();

@@ -47,5 +47,5 @@ fn is_late(due: Instant) -> bool {
 
 /// An I/O error in a few words; refusals have an outcome of their own and do not come here.
 pub(super) fn describe(error: &io::Error) -> String {
-    super::rest::bounded(&error.to_string())
+    super::http::bounded(&error.to_string())
 }

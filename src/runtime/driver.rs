@@ -4,6 +4,7 @@
 //! event from the timer or the mailboxes, and hands it to the machine.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::decide::{Effect, Event, Memory, Report, Router, Snapshot};
-use crate::model::{ApiAddress, HostPort, MemberName, PortOutcome, ProbeOutcome};
+use crate::model::{ApiAddress, CheckOutcome, CheckSpec, HostPort, MemberName, PortOutcome, ProbeOutcome};
 use crate::proxy::Plane;
 use crate::runtime::{clock, log};
 use crate::{dcs, probe};
@@ -21,10 +22,17 @@ use crate::{dcs, probe};
 /// Events that may wait for the machine. Views supersede each other, probes are asked again, and
 /// suspicions are deduplicated, so one that finds no place is not missed.
 pub const MAILBOX_MAX: usize = 4096;
-/// Finished probes of members that are gone are forgotten beyond this.
-const PROBES_TRACKED_MAX: usize = 256;
+/// Finished probes and checks of members that are gone are forgotten beyond this.
+const QUESTIONS_TRACKED_MAX: usize = 256;
 /// Events handled between two looks at the timer, so that a flood cannot starve deadlines.
 const EVENTS_PER_TURN_MAX: usize = 64;
+
+/// Of each, one member has at most one under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Question {
+    Probe(MemberName),
+    Check(MemberName, Arc<CheckSpec>),
+}
 
 /// What the loop acts through.
 pub struct Driver {
@@ -39,7 +47,7 @@ pub struct Driver {
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub memory: watch::Sender<Memory>,
-    pub probes: HashMap<MemberName, AbortHandle>,
+    pub probes: HashMap<Question, AbortHandle>,
 }
 
 impl Driver {
@@ -85,7 +93,9 @@ impl Driver {
         match effect {
             Effect::Probe { member, number, address, limit } => self.probe(member, number, address, limit),
             Effect::ProbePort { member, number, address, limit } => self.probe_port(member, number, address, limit),
-            Effect::Check { .. } => {}
+            Effect::Check { member, number, check, address, connect_limit } => {
+                self.check(member, number, check, address, connect_limit);
+            }
             Effect::ReadNow => self.dcs.read_now(),
             Effect::Remember(memory) => {
                 self.memory.send_replace(memory);
@@ -99,7 +109,6 @@ impl Driver {
         }
     }
 
-    /// A newer probe of the same member replaces an older one.
     fn probe(&mut self, member: MemberName, number: u64, address: ApiAddress, limit: Duration) {
         let (plane, sender, tls) = (self.plane.clone(), self.sender.clone(), self.api_tls.clone());
         let asked = member.clone();
@@ -108,12 +117,25 @@ impl Driver {
             // The mailbox is full or gone: the machine asks again.
             let _ = sender.try_send(Event::ProbeDone { member: asked, number, outcome });
         });
-        if let Some(older) = self.probes.insert(member, task.abort_handle()) {
-            older.abort();
-        }
-        if self.probes.len() > PROBES_TRACKED_MAX {
-            self.probes.retain(|_, task| !task.is_finished());
-        }
+        track(&mut self.probes, Question::Probe(member), task.abort_handle());
+    }
+
+    fn check(
+        &mut self,
+        member: MemberName,
+        number: u64,
+        check: Arc<CheckSpec>,
+        address: ApiAddress,
+        connect_limit: Duration,
+    ) {
+        let (plane, sender, tls) = (self.plane.clone(), self.sender.clone(), self.api_tls.clone());
+        let (asked, spec) = (member.clone(), check.clone());
+        let task = tokio::spawn(async move {
+            let outcome = ask_check(&plane, address, tls.as_ref(), &spec, connect_limit).await;
+            // A mailbox that is full now has room when the verdict is still wanted.
+            let _ = sender.send(Event::CheckDone { member: asked, number, outcome }).await;
+        });
+        track(&mut self.probes, Question::Check(member, check), task.abort_handle());
     }
 
     fn probe_port(&mut self, member: MemberName, number: u64, address: HostPort, limit: Duration) {
@@ -122,6 +144,16 @@ impl Driver {
             let outcome = ask_port(&plane, &address, limit).await;
             let _ = sender.try_send(Event::PortProbeDone { member, number, outcome });
         });
+    }
+}
+
+/// A newer question of the same kind to the same member replaces an older one.
+fn track(questions: &mut HashMap<Question, AbortHandle>, question: Question, task: AbortHandle) {
+    if let Some(older) = questions.insert(question, task) {
+        older.abort();
+    }
+    if questions.len() > QUESTIONS_TRACKED_MAX {
+        questions.retain(|_, task| !task.is_finished());
     }
 }
 
@@ -141,7 +173,7 @@ async fn ask_rest(
     let started = clock::now();
     let socket = match resolve(plane, &address.at, limit).await {
         Ok(socket) => socket,
-        Err(problem) => return ProbeOutcome::Unreachable(problem),
+        Err(error) => return ProbeOutcome::Unreachable(format!("{}: {error}", address.at.host)),
     };
     let left = limit.saturating_sub(clock::now().saturating_duration_since(started));
     let tls = if address.tls { tls } else { None };
@@ -152,20 +184,120 @@ async fn ask_rest(
     outcome
 }
 
+async fn ask_check(
+    plane: &Plane,
+    mut address: ApiAddress,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    check: &CheckSpec,
+    connect_limit: Duration,
+) -> CheckOutcome {
+    let started = clock::now();
+    let tls = match (address.tls, tls) {
+        (false, _) => None,
+        (true, Some(config)) => Some(config),
+        (true, None) => return probe::check::without_roots(),
+    };
+    address.at.port = check.port.unwrap_or(address.at.port);
+    let host = &address.at.host;
+    let socket = match resolve(plane, &address.at, connect_limit).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            let took = clock::now().saturating_duration_since(started);
+            return probe::check::unresolved(host, &error, took);
+        }
+    };
+    let outcome = probe::check::check(socket, host, tls, check, connect_limit).await;
+    if outcome.code.is_none() {
+        plane.connector().forget(host);
+    }
+    outcome
+}
+
 async fn ask_port(plane: &Plane, address: &HostPort, limit: Duration) -> PortOutcome {
     match resolve(plane, address, limit).await {
         Ok(socket) => probe::pgsql::port(socket, limit).await,
-        Err(problem) => PortOutcome::Unreachable(problem),
+        Err(error) => PortOutcome::Unreachable(format!("{}: {error}", address.host)),
     }
 }
 
-async fn resolve(plane: &Plane, to: &HostPort, limit: Duration) -> Result<SocketAddr, String> {
+async fn resolve(plane: &Plane, to: &HostPort, limit: Duration) -> io::Result<SocketAddr> {
     match tokio::time::timeout(limit, plane.connector().addresses(to)).await {
-        Ok(Ok(addresses)) => {
-            let first = addresses.first().ok_or_else(|| format!("{} has no address", to.host))?;
-            Ok(SocketAddr::new(*first, to.port))
+        Ok(addresses) => {
+            let first = addresses?.first().copied();
+            let ip = first.ok_or_else(|| io::Error::other("the name has no address"))?;
+            Ok(SocketAddr::new(ip, to.port))
         }
-        Ok(Err(error)) => Err(format!("{}: {error}", to.host)),
-        Err(_) => Err(format!("{}: the name lookup took too long", to.host)),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name lookup took too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::model::{CheckStatus, Role, ServiceSpec};
+
+    const AMPLE: Duration = Duration::from_secs(10);
+
+    fn spec(path: &str) -> CheckSpec {
+        CheckSpec { path: path.into(), ..ServiceSpec::new("primary", Role::Primary).check_of(Role::Primary) }
+    }
+
+    fn plane() -> Plane {
+        Plane::start("pg".into(), &[], mpsc::channel(1).0, 1).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_check_goes_to_its_own_port_where_it_has_one() {
+        let (listener, closed) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let address = ApiAddress { tls: false, at: HostPort::new("127.0.0.1", port(&closed)) };
+        let check = CheckSpec { port: Some(port(&listener)), ..spec("/primary") };
+        drop(closed);
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Closed with the request unread would be a reset.
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
+        };
+        let plane = plane();
+        let (outcome, ()) = tokio::join!(ask_check(&plane, address, None, &check, AMPLE), server);
+        assert_eq!(outcome.status, CheckStatus::L7Ok, "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_nowhere_and_an_https_nobody_vouches_for_fail_in_words() {
+        let plane = plane();
+        let address = |tls| ApiAddress { tls, at: HostPort::new("nowhere.invalid", 8008) };
+        let unknown = ask_check(&plane, address(false), None, &spec("/"), AMPLE).await;
+        assert_eq!(unknown.status, CheckStatus::L4Con);
+        assert!(unknown.problem.starts_with("nowhere.invalid: "), "{}", unknown.problem);
+        let unvouched = ask_check(&plane, address(true), None, &spec("/"), AMPLE).await;
+        assert_eq!(unvouched.status, CheckStatus::L6Rsp);
+        assert!(unvouched.problem.contains("patroni.tls"), "{}", unvouched.problem);
+    }
+
+    #[tokio::test]
+    async fn a_newer_check_replaces_its_older_self_and_no_other() {
+        let mut questions = HashMap::new();
+        let mut ask = |path: &str, member: &str| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            track(&mut questions, Question::Check(member.into(), Arc::new(spec(path))), task.abort_handle());
+            task
+        };
+        let [first, other_path, other_member] = [ask("/primary", "n1"), ask("/replica", "n1"), ask("/primary", "n2")];
+        let _second = ask("/primary", "n1");
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert!(!other_path.is_finished() && !other_member.is_finished());
+        for member in 0..2 * QUESTIONS_TRACKED_MAX {
+            let task = tokio::spawn(std::future::ready(()));
+            let handle = task.abort_handle();
+            task.await.unwrap();
+            track(&mut questions, Question::Probe(format!("m{member}").into()), handle);
+        }
+        assert!(questions.len() <= QUESTIONS_TRACKED_MAX);
     }
 }

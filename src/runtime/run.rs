@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, ClusterReport, Lifecycle, OrderError};
+use crate::admin::{self, ClusterReport, Lifecycle, OrderError, OrdersFrom};
 use crate::config::{Cluster, Config, EtcdSpec, TlsFiles};
 use crate::dcs::DcsEvent;
 use crate::dcs::etcd::{self, EtcdAccess, EtcdTls, Subscription};
@@ -98,7 +98,7 @@ async fn serve(config: Config, data: &Runtime) -> Result<()> {
     let source = Arc::new(Reports(started));
     for at in config.admin.iter().flat_map(|admin| &admin.listen) {
         let listener = admin::bind(at).await.with_context(|| format!("admin: cannot listen on {at}"))?;
-        tokio::spawn(admin::serve(listener, source.clone(), lifecycle.clone()));
+        tokio::spawn(admin::serve(listener, source.clone(), lifecycle.clone(), OrdersFrom::default()));
         tracing::info!(target: "pgvane::run", %at, "admin endpoint");
     }
     let word = signals.next().await;

@@ -1,0 +1,9 @@
+//! The admin endpoint over a real listener: orders and their refusals, one member's status, and the
+//! metrics beside those of the real HAProxy.
+
+#[path = "admin/bed.rs"]
+mod bed;
+#[path = "admin/haproxy.rs"]
+mod haproxy;
+#[path = "admin/orders.rs"]
+mod orders;
