@@ -6,5 +6,13 @@ mod bed;
 mod close;
 #[path = "proxy/hold.rs"]
 mod hold;
+#[path = "proxy/lines.rs"]
+mod lines;
+#[path = "proxy/listeners.rs"]
+mod listeners;
+#[path = "proxy/overlap.rs"]
+mod overlap;
+#[path = "proxy/reload.rs"]
+mod reload;
 #[path = "proxy/startup.rs"]
 mod startup;

@@ -1,9 +1,7 @@
 //! One client from accept to close, top to bottom.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +12,10 @@ use crate::model::Reason;
 use super::client::close_politely;
 use super::connect::{Connector, reset_on_close};
 use super::handshake::{Established, Handshake};
+use super::peer::Peer;
 use super::relay::{End, relay};
+use super::service::Slot;
+use super::session_log::Record;
 use super::sessions::{Registry, Service};
 use super::suspects::Suspects;
 
@@ -31,21 +32,25 @@ pub struct Plumbing {
 }
 
 /// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
-pub async fn serve(plumbing: Arc<Plumbing>, service: Arc<Service>, client: TcpStream, peer: SocketAddr) {
-    service.counters.clients_total.fetch_add(1, Ordering::Relaxed);
+pub async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer: Peer) {
+    let service = slot.service().clone();
+    // Its line, written at the end, counts this client: the slot goes last.
+    let mut record = Box::new(Record::new(plumbing.registry.cluster.clone(), service.clone(), peer));
     // Boxed, so that a session does not carry the room its handshake needed.
-    let outcome = Box::pin(handshake(&plumbing, &service, client, peer)).await;
+    let outcome = Box::pin(handshake(&plumbing, &service, client, &mut record)).await;
     match outcome {
         Ok(mut established) => {
+            record.relays(established.guard.counters());
             let end = relay(&mut established).await;
-            let client = close_server(&plumbing, &service, *established, &end);
+            let client = close_server(&plumbing, &service, *established, &end, &mut record);
+            drop(record);
             // Of many that are cut at once, all servers are let go before the first goodbye.
             tokio::task::yield_now().await;
             close_politely(client);
         }
         Err(reason) => {
             service.counters.refused.add(reason);
-            log_refused(&plumbing, &service, peer, reason);
+            record.end(reason, (0, 0));
         }
     }
 }
@@ -54,17 +59,23 @@ async fn handshake(
     plumbing: &Plumbing,
     service: &Arc<Service>,
     client: TcpStream,
-    peer: SocketAddr,
+    record: &mut Record,
 ) -> Result<Box<Established>, Reason> {
     tokio::select! {
         biased;
         () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-        outcome = Handshake::new(plumbing, service, client, peer).run() => outcome.map(Box::new),
+        outcome = Handshake::new(plumbing, service, client, record).run() => outcome.map(Box::new),
     }
 }
 
 /// Ends the server's side and the session; the client is left to be told.
-fn close_server(plumbing: &Plumbing, service: &Service, established: Established, end: &End) -> TcpStream {
+fn close_server(
+    plumbing: &Plumbing,
+    service: &Service,
+    established: Established,
+    end: &End,
+    record: &mut Record,
+) -> TcpStream {
     let Established { client, server, mut guard, .. } = established;
     let reason = match end {
         End::ClientClosed => Reason::ClientClosed,
@@ -86,26 +97,8 @@ fn close_server(plumbing: &Plumbing, service: &Service, established: Established
         reset_on_close(&server);
     }
     drop(server);
+    record.end(reason, guard.bytes());
     guard.finish(reason);
     drop(guard);
     client
-}
-
-fn log_refused(plumbing: &Plumbing, service: &Service, peer: SocketAddr, reason: Reason) {
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                target: "pgvane::session",
-                cluster = %plumbing.registry.cluster,
-                service = %service.spec.name,
-                client = %peer,
-                %reason,
-                "client not served: {}", reason.sentence()
-            )
-        };
-    }
-    match reason {
-        Reason::ClientClosed | Reason::ClientError | Reason::CancelForwarded => line!(debug),
-        _ => line!(info),
-    }
 }

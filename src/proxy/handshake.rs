@@ -5,7 +5,6 @@
 //! in the queue, and its packet is sent to the next target.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Grant, Permit, Place, RETRY_PAUSE, Ticket, Verdict};
+use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 use super::startup::{self, FirstAnswer, Kind};
 
@@ -61,7 +61,9 @@ enum Answer {
 pub struct Handshake<'a> {
     plumbing: &'a Plumbing,
     service: &'a Arc<Service>,
-    peer: SocketAddr,
+    /// As it was when the client came.
+    spec: Arc<ServiceSpec>,
+    record: &'a mut Record,
     client: Client,
     ticket: Ticket,
     /// The last thing that went wrong with a target.
@@ -70,9 +72,9 @@ pub struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
-    pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, peer: SocketAddr) -> Self {
-        let (client, ticket) = (Client::new(client), Ticket::new(clock::now()));
-        Handshake { plumbing, service, peer, client, ticket, failure: None, failures: 0 }
+    pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
+        let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now()), service.spec());
+        Handshake { plumbing, service, spec, record, client, ticket, failure: None, failures: 0 }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
@@ -100,6 +102,7 @@ impl<'a> Handshake<'a> {
                     reached.permit = None;
                     self.client.tell(NO).await?;
                     self.ticket.answered();
+                    self.record.enter(Stage::Request);
                     request = self.next_request(&mut server, reached).await?;
                 }
                 Answer::Fenced(reason) => self.abandon(reached, reason),
@@ -112,8 +115,8 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    fn spec(&self) -> &'a ServiceSpec {
-        &self.service.spec
+    fn spec(&self) -> &ServiceSpec {
+        &self.spec
     }
 
     /// A client that sends nothing holds nothing but its socket, and that not for long.
@@ -176,7 +179,8 @@ impl<'a> Handshake<'a> {
         loop {
             let grant = self.grant().await?;
             let Grant { target, generation, permit } = grant;
-            let spec = self.spec();
+            let spec = self.spec.clone();
+            self.record.connects_to(&target.member);
             let outcome = tokio::select! {
                 outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
                 // A host that died swallows connects; nobody waits for it once there is another.
@@ -192,14 +196,19 @@ impl<'a> Handshake<'a> {
                 Err(ConnectError::Local) => return Err(Unserved::local(clock::now())),
             };
             // Stale: the table has changed since, and the next grant comes from the new one.
-            if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation, self.peer) {
+            if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation) {
+                self.record.enter(Stage::Answer);
                 return Ok(Server { stream, guard, permit: Some(permit) });
             }
         }
     }
 
     async fn grant(&mut self) -> Result<Grant, Unserved> {
+        self.record.enter(Stage::Queue);
         loop {
+            if self.service.is_removed() {
+                return Err(self.refusal(Reason::ServiceRemoved));
+            }
             if self.failures > self.spec().retries && !self.ticket.tried.is_empty() {
                 self.exhausted()?;
             }
@@ -233,6 +242,8 @@ impl<'a> Handshake<'a> {
 
     async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
         let deadline = Instant::from_std(place.deadline);
+        let removal = self.service.removal();
+        self.record.waits_behind(place.ahead);
         let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
         loop {
             let pause = forgive_at.unwrap_or(deadline);
@@ -244,6 +255,7 @@ impl<'a> Handshake<'a> {
                 },
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
                 () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown)),
+                () = removal.cancelled() => return Err(self.refusal(Reason::ServiceRemoved)),
                 () = sleep_until(deadline) => return Err(self.refusal(Reason::HoldExpired)),
                 () = sleep_until(pause), if forgive_at.is_some() => {
                     forgive_at = None;
@@ -304,6 +316,8 @@ impl<'a> Handshake<'a> {
 
     fn failed(&mut self, target: &Target, generation: u64, suspicion: Suspicion) {
         self.service.counters.add_suspicion(suspicion);
+        self.plumbing.registry.count_failed_connect(self.service, &target.member);
+        self.record.failed(suspicion);
         self.plumbing.suspects.report(&target.member, suspicion, generation);
         self.failure = Some(suspicion);
         if target.needs_confirmation {
@@ -375,6 +389,7 @@ impl Refusal {
         }
         let message = match self.why {
             Reason::Shutdown => "the router is shutting down".to_owned(),
+            Reason::ServiceRemoved => format!("the service {} was removed", spec.name),
             _ => format!("no {} is available", spec.role),
         };
         let mut detail = format!("Service {}: {}", spec.name, self.reason.sentence());

@@ -130,6 +130,8 @@ pub struct Place {
     service: Arc<Service>,
     number: u64,
     entered: Instant,
+    /// Clients that waited already when this one came.
+    pub ahead: usize,
     pub deadline: Instant,
     pub verdict: oneshot::Receiver<Verdict>,
 }
@@ -206,11 +208,11 @@ impl Registry {
             Next::Exhausted => return Admission::Now(Verdict::Exhausted),
             Next::Wait { reason, since } => (reason, since),
         };
-        let Some(limit) = self.hold_limit(&service.spec.name) else {
+        let Some(limit) = self.hold_limit(&service.name) else {
             return Admission::Refused { why: Reason::HoldOff, reason, since };
         };
         // Whoever was held before counts as being inside already.
-        if waiting.queue.len() >= service.hold_max && !ticket.was_held {
+        if waiting.queue.len() >= service.hold_max() && !ticket.was_held {
             return Admission::Refused { why: Reason::HoldFull, reason, since };
         }
         ticket.was_held = true;
@@ -218,15 +220,16 @@ impl Registry {
         let (verdict, receiver) = oneshot::channel();
         let entered = clock::now();
         let waiter = Waiter { entered, tried: ticket.tried.clone(), failed_in: ticket.failed_in, verdict };
+        let ahead = waiting.queue.len();
         waiting.queue.insert(number, waiter);
         let (registry, service) = (self.clone(), service.clone());
-        Admission::Wait(Place { registry, service, number, entered, deadline, verdict: receiver })
+        Admission::Wait(Place { registry, service, number, entered, ahead, deadline, verdict: receiver })
     }
 
     /// Lets held clients of every service go, as far as there are targets for them.
     pub(super) fn release_all(self: &Arc<Self>) {
         for service in self.services() {
-            self.release(service);
+            self.release(&service);
         }
     }
 
@@ -274,7 +277,7 @@ impl Registry {
         let full = if bounded { waiting.full_members() } else { Vec::new() };
         let Waiting { connecting, balancer, .. } = waiting;
         let connecting = |member: &MemberName| connecting.get(member).copied().unwrap_or(0);
-        let mut choose = |tried: &[MemberName]| self.choose(&service.spec.name, connecting, balancer, tried);
+        let mut choose = |tried: &[MemberName]| self.choose(&service.name, connecting, balancer, tried);
         if failed_in.is_some_and(|generation| self.generation() <= generation) {
             return match choose(&[]) {
                 Choice::Wait { reason, since } => Next::Wait { reason, since },
@@ -419,7 +422,7 @@ mod tests {
                 }
                 Step::Publish(open) => {
                     (self.open, self.generation) = (open, self.generation + 1);
-                    self.registry.publish(table(&self.service.spec, self.generation, open));
+                    self.registry.publish(table(&self.service.spec(), self.generation, open));
                 }
                 Step::Confirm(confirmed) => {
                     self.confirmed = confirmed;
@@ -462,7 +465,7 @@ mod tests {
         fn nobody_waits_in_vain_and_nobody_overtakes(steps in prop::collection::vec(step(), 1..60)) {
             let spec = spec();
             let registry = Registry::new("test".into(), std::slice::from_ref(&spec), 100_000);
-            let service = registry.service("primary").unwrap().clone();
+            let service = registry.service("primary").unwrap();
             let (waiting, connecting) = (Vec::new(), Vec::new());
             let mut world =
                 World { registry, service, generation: 0, open: false, confirmed: false, waiting, connecting };

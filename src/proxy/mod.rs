@@ -3,6 +3,7 @@
 //! A [`Plane`] serves one Patroni cluster. The driver gives it the effects that concern clients;
 //! it gives the driver what clients saw of members.
 
+mod accept;
 pub mod cancel;
 pub mod client;
 pub mod connect;
@@ -10,28 +11,37 @@ pub mod connection;
 pub mod handshake;
 pub mod hold;
 pub mod listener;
+pub mod listeners;
+pub mod peer;
 pub mod relay;
+pub mod service;
+pub mod session_log;
 pub mod sessions;
 pub mod startup;
 pub mod stats;
 pub mod suspects;
+pub mod targets;
+pub mod unix_socket;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::decide::{Effect, Report};
-use crate::model::{ListenAddress, Reason, ServiceName, ServiceSpec};
+use crate::model::{Reason, ServiceSpec};
 use crate::runtime::clock;
 
+use accept::Acceptor;
 use connection::Plumbing;
 use listener::ListenError;
+use listeners::{Doors, Prepared};
 use sessions::Registry;
 use stats::ServiceSnapshot;
 
@@ -44,12 +54,15 @@ pub struct Plane {
     plumbing: Arc<Plumbing>,
     connections: TaskTracker,
     stop_accepting: CancellationToken,
-    addresses: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    doors: Mutex<Doors>,
+    /// Where clients are served, wherever a reload comes from.
+    runtime: Handle,
 }
 
 impl Plane {
-    /// Opens every listener and begins to accept; clients wait until the first table. Needs a tokio
-    /// runtime. All listeners that cannot be opened are told at once, and then none is.
+    /// Opens every listener and begins to accept; clients wait until the first table. Must be called
+    /// within the tokio runtime that is to serve the clients. All listeners that cannot be opened
+    /// are told at once, and then none is.
     ///
     /// `suspicions` is never waited for. `hold_max_clamp` bounds every service's `hold.max`.
     pub fn start(
@@ -58,46 +71,58 @@ impl Plane {
         suspicions: mpsc::Sender<Report>,
         hold_max_clamp: usize,
     ) -> Result<Plane, Vec<ListenError>> {
-        let (mut opened, mut errors) = (Vec::new(), Vec::new());
-        for spec in services {
-            for address in &spec.listen {
-                let ListenAddress::Tcp(address) = address else { continue };
-                match listener::bind(&spec.name, address, &spec.tcp) {
-                    Ok(listeners) => opened.extend(listeners.into_iter().map(|listener| (spec.name.clone(), listener))),
-                    Err(error) => errors.push(error),
-                }
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
         let plumbing = Arc::new(Plumbing {
-            registry: Registry::new(cluster, services, hold_max_clamp),
+            registry: Registry::new(cluster, &[], hold_max_clamp),
             connector: connect::Connector::default(),
             suspects: suspects::Suspects::new(suspicions),
             stopping: CancellationToken::new(),
             abort: CancellationToken::new(),
         });
-        let mut plane = Plane {
+        let plane = Plane {
             plumbing,
             connections: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
-            addresses: BTreeMap::new(),
+            doors: Mutex::default(),
+            runtime: Handle::current(),
         };
-        for (service, listener) in opened {
-            plane.accept(service, listener);
-        }
+        let prepared = plane.prepare(services)?;
+        plane.apply(prepared, hold_max_clamp);
         Ok(plane)
     }
 
-    fn accept(&mut self, name: ServiceName, listener: tokio::net::TcpListener) {
-        let Some(service) = self.plumbing.registry.service(&name) else { return };
-        if let Ok(address) = listener.local_addr() {
-            self.addresses.entry(name).or_default().push(address);
+    /// The first half of a reload: opens every address that is not open yet, so that what cannot be
+    /// opened is known before anything has changed. Dropping the outcome undoes it.
+    ///
+    /// Sockets of other clusters in this process do not stand in the way, so that an address can
+    /// move between clusters: prepare all, then apply all.
+    pub fn prepare(&self, services: &[Arc<ServiceSpec>]) -> Result<Prepared, Vec<ListenError>> {
+        self.doors.lock().prepare(services)
+    }
+
+    /// The second half: from now on these are the services. A socket whose address stays is kept, also
+    /// for another service; what is gone closes once whoever the kernel has accepted is served.
+    /// Sessions go on; a client that is held by a service that is gone is told at once. New
+    /// services hold their clients until a table has them.
+    pub fn apply(&self, prepared: Prepared, hold_max_clamp: usize) {
+        let mut doors = self.doors.lock();
+        let registry = &self.plumbing.registry;
+        registry.update(prepared.specs(), hold_max_clamp);
+        if self.stop_accepting.is_cancelled() {
+            return;
         }
-        let (plumbing, service, stop) = (self.plumbing.clone(), service.clone(), self.stop_accepting.clone());
-        let connections = self.connections.clone();
-        self.connections.spawn(listener::accept_all(listener, plumbing, service, stop, connections));
+        let opened = doors.switch(prepared, |name| registry.service(name), &self.stop_accepting);
+        for door in opened {
+            let acceptor = Acceptor {
+                inlet: door.inlet.clone(),
+                service: door.service.clone(),
+                stop: door.stop.clone(),
+                plumbing: self.plumbing.clone(),
+                connections: self.connections.clone(),
+            };
+            self.connections.spawn_on(acceptor.run(), &self.runtime);
+        }
+        // Those that wait for room under the limit of another service, or of an older policy.
+        registry.services().iter().for_each(|service| service.wake_acceptors());
     }
 
     /// Carries out the effects that concern clients, each wholly before it returns; false for others.
@@ -122,9 +147,14 @@ impl Plane {
         &self.plumbing.registry
     }
 
-    /// Where a service listens, with the ports the kernel chose for port 0.
-    pub fn addresses(&self, service: &str) -> &[SocketAddr] {
-        self.addresses.get(service).map_or(&[], Vec::as_slice)
+    /// Where a service listens on TCP, with the ports the kernel chose for port 0.
+    pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
+        self.doors.lock().addresses(service)
+    }
+
+    /// Clients and listening sockets that are not done yet.
+    pub fn connections_open(&self) -> usize {
+        self.connections.len()
     }
 
     pub fn snapshot(&self) -> Vec<ServiceSnapshot> {
@@ -134,6 +164,7 @@ impl Plane {
     /// Closes the listeners; held clients are told at once, sessions go on.
     pub fn stop_accepting(&self) {
         self.stop_accepting.cancel();
+        self.doors.lock().close_all();
         self.plumbing.stopping.cancel();
         self.connections.close();
     }

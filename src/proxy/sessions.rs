@@ -4,23 +4,25 @@
 //! opens its target; `close` fences every session opened before it. So a table that takes a target
 //! away, followed by a close, leaves no session behind, however the threads interleave.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::decide::balance::Balancer;
 use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
-use crate::model::{ClusterSettings, HoldSpec, MemberName, Reason, ServiceName, ServiceSpec};
+use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
-use super::hold::Waiting;
-use super::stats::{self, Counters, ServiceSnapshot};
+pub use super::service::Service;
+use super::service::{self, Services};
+use super::stats::{self, ServiceSnapshot};
+use super::targets::{Groups, TargetCounters};
 
 /// Shared by all sessions of one service to one member; closed once, for all of them at once.
 /// Whoever forwards looks at it right before each write.
@@ -73,19 +75,10 @@ pub(super) enum Choice {
     Full,
 }
 
-/// One service of the cluster: its policy, its counters and its waiting clients.
-#[derive(Debug)]
-pub struct Service {
-    pub spec: Arc<ServiceSpec>,
-    pub counters: Counters,
-    pub(super) hold_max: usize,
-    pub(super) waiting: Mutex<Waiting>,
-}
-
 #[derive(Debug)]
 pub struct Registry {
     pub cluster: Arc<str>,
-    services: BTreeMap<ServiceName, Arc<Service>>,
+    services: ArcSwap<Services>,
     gate: Mutex<Gate>,
     published: Notify,
 }
@@ -95,39 +88,62 @@ struct Gate {
     routes: Arc<Routes>,
     /// Write targets may be used while now is before this.
     confirmed_until: Instant,
-    groups: HashMap<ServiceName, HashMap<MemberName, Group>>,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    fence: Arc<Fence>,
-    open: Arc<AtomicUsize>,
+    groups: HashMap<ServiceName, Groups>,
 }
 
 impl Registry {
     /// `hold_max_clamp` bounds every service's `hold.max` (it comes from the descriptors there are).
     pub fn new(cluster: Arc<str>, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) -> Arc<Registry> {
         let now = clock::now();
-        let service = |spec: &Arc<ServiceSpec>| {
-            let max = match spec.hold {
-                HoldSpec::Off => 0,
-                HoldSpec::On { max, .. } => max.min(hold_max_clamp),
-            };
-            let service =
-                Service { spec: spec.clone(), counters: Counters::default(), hold_max: max, waiting: Mutex::default() };
-            (spec.name.clone(), Arc::new(service))
-        };
-        let gate = Gate { routes: starting(&cluster, specs, now), confirmed_until: now, groups: HashMap::new() };
-        let services = specs.iter().map(service).collect();
-        Arc::new(Registry { cluster, services, gate: Mutex::new(gate), published: Notify::new() })
+        let routes = Arc::new(Routes { cluster: cluster.clone(), generation: 0, services: Vec::new() });
+        let gate = Gate { routes, confirmed_until: now, groups: HashMap::new() };
+        let registry = Arc::new(Registry {
+            cluster,
+            services: ArcSwap::default(),
+            gate: Mutex::new(gate),
+            published: Notify::new(),
+        });
+        registry.update(specs, hold_max_clamp);
+        registry
     }
 
-    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
-        self.services.get(name)
+    /// From now on these are the services. Their clients wait for a table that has them; those of a
+    /// service that is missing here are told at once, if they wait. One caller at a time.
+    pub fn update(self: &Arc<Self>, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) {
+        {
+            let mut gate = self.gate.lock();
+            let has_sessions = |name: &str| gate.groups.get(name).is_some_and(|groups| groups.open() > 0);
+            let services = service::updated(&self.services.load(), specs, hold_max_clamp, has_sessions);
+            gate.groups.retain(|name, groups| services.contains_key(name) || groups.open() > 0);
+            self.services.store(Arc::new(services));
+            gate.routes = self.completed(gate.routes.clone());
+        }
+        self.release_all();
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+    /// A service of this name, even if the configuration has dropped it.
+    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
+        self.services.load().get(name).cloned()
+    }
+
+    /// Those that the configuration has, and those that it had and that are remembered.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.services.load().values().cloned().collect()
+    }
+
+    /// A table that does not know a service yet makes its clients wait, as before the first table.
+    fn completed(&self, routes: Arc<Routes>) -> Arc<Routes> {
+        let now = clock::now();
+        let services = self.services.load();
+        let missing =
+            services.values().filter(|service| !service.is_removed() && routes.service(&service.name).is_none());
+        let missing: Vec<ServiceRoutes> = missing.map(|service| starting(service.spec(), now)).collect();
+        if missing.is_empty() {
+            return routes;
+        }
+        let mut completed = Routes::clone(&routes);
+        completed.services.extend(missing);
+        Arc::new(completed)
     }
 
     pub fn routes(&self) -> Arc<Routes> {
@@ -138,8 +154,8 @@ impl Registry {
     pub fn publish(self: &Arc<Self>, routes: Arc<Routes>) {
         {
             let mut gate = self.gate.lock();
-            gate.routes = routes;
-            gate.forget_unused();
+            gate.routes = self.completed(routes);
+            self.forget_unused(&mut gate);
         }
         // Only those who are connecting right now listen to this; held ones are released one by one.
         self.published.notify_waiters();
@@ -163,7 +179,15 @@ impl Registry {
     /// them forwards another byte (a write that is in the kernel already is not taken back); their
     /// tasks then close the sockets.
     pub fn close(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        self.fence(reason, |service, of| of == member && services.is_none_or(|names| names.contains(service)));
+        // Who makes the list does not know services that were removed: these follow their last word.
+        let known = self.services.load();
+        let listed = |name: &ServiceName| {
+            let is_cut = |service: &Arc<Service>| service.spec().close_on_down != CloseOnDown::Stay;
+            services.is_none_or(|names| {
+                names.contains(name) || known.get(name).is_none_or(|service| service.is_removed() && is_cut(service))
+            })
+        };
+        self.fence(reason, |service, of| of == member && listed(service));
     }
 
     /// Fences every session there is.
@@ -196,25 +220,22 @@ impl Registry {
         service: &Arc<Service>,
         target: &Target,
         picked_generation: u64,
-        client: SocketAddr,
     ) -> Result<SessionGuard, Stale> {
         let mut gate = self.gate.lock();
-        if !gate.opens(&service.spec.name, target, picked_generation) {
+        if !gate.opens(&service.name, target, picked_generation) {
             return Err(Stale);
         }
-        let group = gate.groups.entry(service.spec.name.clone()).or_default().entry(target.member.clone()).or_default();
-        group.open.fetch_add(1, Ordering::Relaxed);
+        let group = gate.groups.entry(service.name.clone()).or_default().of(&target.member);
+        group.counters.enter();
         Ok(SessionGuard {
             registry: self.clone(),
             service: service.clone(),
             target: target.clone(),
             generation: picked_generation,
             fence: group.fence.clone(),
-            open: group.open.clone(),
-            client,
-            opened: clock::now(),
-            to_server: 0,
+            counters: group.counters.clone(),
             to_client: 0,
+            to_server: 0,
             answered: false,
             reason: None,
         })
@@ -230,10 +251,7 @@ impl Registry {
     ) -> Choice {
         let gate = self.gate.lock();
         let groups = gate.groups.get(service);
-        let open = |member: &MemberName| {
-            let group = groups.and_then(|groups| groups.get(member));
-            group.map_or(0, |group| group.open.load(Ordering::Relaxed))
-        };
+        let open = |member: &MemberName| groups.map_or(0, |groups| groups.open_to(member.as_str()));
         let Some(routes) = gate.routes.service(service) else {
             return Choice::Wait { reason: Reason::NoTarget, since: clock::now() };
         };
@@ -253,7 +271,7 @@ impl Registry {
     pub(super) async fn withdrawn(&self, service: &Service, target: &Target, picked_generation: u64) {
         loop {
             let next = self.published.notified();
-            if !self.gate.lock().lists(&service.spec.name, target, picked_generation) {
+            if !self.gate.lock().lists(&service.name, target, picked_generation) {
                 return;
             }
             next.await;
@@ -271,33 +289,52 @@ impl Registry {
 
     /// Open sessions of all services.
     pub fn sessions_open(&self) -> usize {
-        let gate = self.gate.lock();
-        let groups = gate.groups.values().flat_map(HashMap::values);
-        groups.map(|group| group.open.load(Ordering::Acquire)).sum()
+        self.gate.lock().groups.values().map(Groups::open).sum()
     }
 
     /// Open sessions of one service to one member.
     pub fn sessions(&self, service: &str, member: &str) -> usize {
-        let gate = self.gate.lock();
-        let group = gate.groups.get(service).and_then(|groups| groups.get(member));
-        group.map_or(0, |group| group.open.load(Ordering::Acquire))
+        self.gate.lock().groups.get(service).map_or(0, |groups| groups.open_to(member))
     }
 
+    /// A connect of a client to this member failed.
+    pub(super) fn count_failed_connect(&self, service: &Service, member: &MemberName) {
+        let mut gate = self.gate.lock();
+        let group = gate.groups.entry(service.name.clone()).or_default().of(member);
+        group.counters.connects_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Services of the configuration, and removed ones that still have clients.
     pub fn snapshot(&self) -> Vec<ServiceSnapshot> {
-        self.services().map(|service| self.snapshot_of(service)).collect()
+        let services = self.services();
+        let shown = services.iter().filter(|service| !service.is_removed() || service.clients.now() > 0);
+        shown.map(|service| self.snapshot_of(service)).collect()
     }
 
     fn snapshot_of(&self, service: &Service) -> ServiceSnapshot {
-        let mut snapshot = stats::of(service.spec.name.clone(), &service.counters);
-        {
-            let gate = self.gate.lock();
-            for (member, group) in gate.groups.get(&service.spec.name).into_iter().flatten() {
-                snapshot.sessions.push((member.clone(), group.open.load(Ordering::Relaxed)));
-            }
+        let mut snapshot = stats::of(service.name.clone(), &service.counters);
+        (snapshot.clients, snapshot.clients_most) = (service.clients.now(), service.clients.most());
+        snapshot.targets = self.gate.lock().groups.get(&service.name).map_or_else(Vec::new, Groups::snapshot);
+        for target in &snapshot.targets {
+            snapshot.sessions.push((target.member.clone(), target.sessions));
+            snapshot.bytes_to_server += target.bytes_to_server;
+            snapshot.bytes_to_client += target.bytes_to_client;
         }
-        snapshot.sessions.sort();
         service.waiting.lock().describe(&mut snapshot);
         snapshot
+    }
+
+    /// Counters of members that are no targets any more would pile up over the years.
+    fn forget_unused(&self, gate: &mut Gate) {
+        let Gate { routes, groups, .. } = gate;
+        for (name, groups) in groups {
+            let targets = routes.service(name).map_or(&[][..], |routes| &routes.targets);
+            let forgotten = groups.forget(|member| targets.iter().any(|target| target.member == *member));
+            if let Some(service) = self.services.load().get(name) {
+                service.counters.bytes_to_server.fetch_add(forgotten.0, Ordering::Relaxed);
+                service.counters.bytes_to_client.fetch_add(forgotten.1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -313,32 +350,21 @@ impl Gate {
     fn lists(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
         self.routes.generation == picked_generation || self.routes.still_opens(service, target)
     }
-
-    /// Groups without sessions whose member is no target any more would pile up over the years.
-    fn forget_unused(&mut self) {
-        for (service, groups) in &mut self.groups {
-            let targets = self.routes.service(service).map_or(&[][..], |routes| &routes.targets);
-            groups.retain(|member, group| {
-                group.open.load(Ordering::Acquire) > 0 || targets.iter().any(|target| target.member == *member)
-            });
-        }
-    }
 }
 
-/// The table before the first table: everybody waits.
-fn starting(cluster: &Arc<str>, specs: &[Arc<ServiceSpec>], now: Instant) -> Arc<Routes> {
-    let service = |spec: &Arc<ServiceSpec>| ServiceRoutes {
-        spec: spec.clone(),
+/// What the first table replaces: everybody waits.
+fn starting(spec: Arc<ServiceSpec>, now: Instant) -> ServiceRoutes {
+    ServiceRoutes {
         targets: Vec::new(),
         wait: Some((Reason::Starting, now)),
         hold_limit: spec.hold.limit(ClusterSettings::default().ttl),
         cancel: Vec::new(),
         standings: Vec::new(),
-    };
-    Arc::new(Routes { cluster: cluster.clone(), generation: 0, services: specs.iter().map(service).collect() })
+        spec,
+    }
 }
 
-/// One open session. Its drop unregisters it, counts it and writes its line in the log.
+/// One open session. Its drop unregisters and counts it.
 #[derive(Debug)]
 pub struct SessionGuard {
     registry: Arc<Registry>,
@@ -346,11 +372,9 @@ pub struct SessionGuard {
     target: Target,
     generation: u64,
     fence: Arc<Fence>,
-    open: Arc<AtomicUsize>,
-    client: SocketAddr,
-    opened: Instant,
-    to_server: u64,
+    counters: Arc<TargetCounters>,
     to_client: u64,
+    to_server: u64,
     /// The server's first answer is on its way to the client: from here on it is not replayed.
     answered: bool,
     reason: Option<Reason>,
@@ -369,17 +393,28 @@ impl SessionGuard {
         self.generation
     }
 
+    /// What all sessions of this service to the same member count together.
+    pub fn counters(&self) -> &Arc<TargetCounters> {
+        &self.counters
+    }
+
+    /// Bytes so far, to the server and to the client.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.to_server, self.to_client)
+    }
+
     /// Whether a session to the same target could open now. A client may take its time between its
     /// SSLRequest and its StartupMessage.
     pub fn may_start(&self) -> bool {
         let gate = self.registry.gate.lock();
-        self.fence.reason().is_none() && gate.opens(&self.service.spec.name, &self.target, self.generation)
+        self.fence.reason().is_none() && gate.opens(&self.service.name, &self.target, self.generation)
     }
 
     /// The client got an answer: now it is a session that counts.
     pub fn answered(&mut self) {
         self.answered = true;
         self.service.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
+        self.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Why it ends; the first reason stays.
@@ -389,12 +424,12 @@ impl SessionGuard {
 
     pub fn add_to_server(&mut self, bytes: usize) {
         self.to_server += bytes as u64;
-        self.service.counters.bytes_to_server.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.bytes_to_server.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub fn add_to_client(&mut self, bytes: usize) {
         self.to_client += bytes as u64;
-        self.service.counters.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -405,30 +440,6 @@ impl Drop for SessionGuard {
         if self.answered {
             self.service.counters.closed.add(reason);
         }
-        self.log(reason);
-        self.open.fetch_sub(1, Ordering::Release);
-    }
-}
-
-impl SessionGuard {
-    fn log(&self, reason: Reason) {
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: "pgvane::session",
-                    cluster = %self.registry.cluster,
-                    service = %self.service.spec.name,
-                    member = %self.target.member,
-                    client = %self.client,
-                    %reason,
-                    answered = self.answered,
-                    seconds = clock::now().saturating_duration_since(self.opened).as_secs_f64(),
-                    to_server = self.to_server,
-                    to_client = self.to_client,
-                    "session ended: {}", reason.sentence()
-                )
-            };
-        }
-        if self.answered && self.fence.reason().is_some() { line!(info) } else { line!(debug) }
+        self.counters.leave();
     }
 }

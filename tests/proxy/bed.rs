@@ -45,7 +45,7 @@ pub fn spec(name: &str, role: Role) -> ServiceSpec {
 pub struct Bed {
     pub plane: Plane,
     pub reports: mpsc::Receiver<Report>,
-    specs: Vec<Arc<ServiceSpec>>,
+    specs: parking_lot::Mutex<Vec<Arc<ServiceSpec>>>,
     generation: AtomicU64,
 }
 
@@ -56,20 +56,31 @@ impl Bed {
 
     /// Services `primary` and `replica`, changed as wanted.
     pub fn with(change: impl Fn(&mut ServiceSpec)) -> Bed {
-        // Thousands of sessions have four sockets each in this one process.
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let make = |name, role| {
             let mut spec = spec(name, role);
             change(&mut spec);
             Arc::new(spec)
         };
-        let specs = vec![make("primary", Role::Primary), make("replica", Role::Replica)];
+        Bed::of("test", vec![make("primary", Role::Primary), make("replica", Role::Replica)])
+    }
+
+    /// Any services of a cluster of this name.
+    pub fn of(cluster: &str, specs: Vec<Arc<ServiceSpec>>) -> Bed {
+        // Thousands of sessions have four sockets each in this one process.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let (sender, reports) = mpsc::channel(1000);
-        let plane = Plane::start("test".into(), &specs, sender, 10_000).unwrap();
-        let bed = Bed { plane, reports, specs, generation: AtomicU64::new(0) };
+        let plane = Plane::start(cluster.into(), &specs, sender, 10_000).unwrap();
+        let bed = Bed { plane, reports, specs: specs.into(), generation: AtomicU64::new(0) };
         bed.confirm(Duration::from_secs(3600));
         bed
+    }
+
+    /// As a reload does it; the table is published by the caller.
+    pub fn reload(&self, specs: Vec<Arc<ServiceSpec>>) {
+        let prepared = self.plane.prepare(&specs).unwrap();
+        self.plane.apply(prepared, 10_000);
+        *self.specs.lock() = specs;
     }
 
     pub fn confirm(&self, lasting: Duration) {
@@ -93,7 +104,11 @@ impl Bed {
             spec: spec.clone(),
             targets,
         };
-        let services = vec![service(&self.specs[0], primary), service(&self.specs[1], replica)];
+        let of_role = |spec: &Arc<ServiceSpec>| match spec.role {
+            Role::Primary => service(spec, primary.clone()),
+            _ => service(spec, replica.clone()),
+        };
+        let services = self.specs.lock().iter().map(of_role).collect();
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
         let routes = Arc::new(Routes { cluster: "test".into(), generation, services });
         assert!(self.plane.execute(&Effect::PublishRoutes(routes)));
@@ -130,12 +145,25 @@ impl Bed {
         client
     }
 
+    /// The same by an address of one's own choice.
+    pub async fn session_at(&self, address: impl tokio::net::ToSocketAddrs) -> (Client, String) {
+        let mut client = Client(TcpStream::connect(address).await.unwrap());
+        client.send(&startup()).await;
+        let who = client.greeting().await;
+        (client, who)
+    }
+
     /// A client with an open session, and who serves it.
     pub async fn session(&self, service: &str) -> (Client, String) {
         let mut client = self.started(service).await;
         let who = client.greeting().await;
         (client, who)
     }
+}
+
+/// A port that nobody uses just now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub fn startup() -> Vec<u8> {

@@ -151,7 +151,7 @@ async fn no_session_slips_between_publish_and_close() {
     let bed = Bed::new();
     let (a, b) = (Server::postgres("a").await, Server::postgres("b").await);
     let registry = bed.plane.registry().clone();
-    let service = registry.service("primary").unwrap().clone();
+    let service = registry.service("primary").unwrap();
     let (done, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let openers: Vec<_> = (0..2)
         .map(|_| {
@@ -164,7 +164,7 @@ async fn no_session_slips_between_publish_and_close() {
                         let picked = registry.routes().services[0].targets.contains(target);
                         // The time that a connect would take.
                         std::thread::yield_now();
-                        if picked && let Ok(guard) = registry.open(&service, target, generation, bed_peer()) {
+                        if picked && let Ok(guard) = registry.open(&service, target, generation) {
                             opened.fetch_add(1, SeqCst);
                             while guard.fence().reason().is_none() && !done.load(SeqCst) {
                                 std::thread::yield_now();
@@ -191,10 +191,6 @@ async fn no_session_slips_between_publish_and_close() {
     done.store(true, SeqCst);
     openers.into_iter().for_each(|opener| opener.join().unwrap());
     eprintln!("{} sessions raced with {round} moves", opened.load(SeqCst));
-}
-
-fn bed_peer() -> std::net::SocketAddr {
-    std::net::SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,11 +305,11 @@ async fn a_stop_tells_the_held_and_lets_sessions_go_on() {
     bed.publish(None, &[]);
     let mut held = bed.started("primary").await;
     bed.held(1).await;
+    let address = bed.address("primary");
     bed.plane.stop_accepting();
     let told = held.fatal().await;
     assert_eq!((told.code.as_str(), told.message.as_str()), ("57P03", "the router is shutting down"));
     open.echo(b"still here").await;
-    let address = bed.address("primary");
     until("listener closed", || std::net::TcpStream::connect(address).is_err()).await;
     assert_eq!(bed.plane.drain(Duration::from_millis(200)).await, 1);
     open.end().await;

@@ -1,0 +1,218 @@
+//! One service at work: its policy, which a reload swaps, its counters, its clients.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{HoldSpec, ServiceName, ServiceSpec};
+use crate::runtime::clock;
+
+use super::hold::Waiting;
+use super::stats::Counters;
+
+/// Services that the configuration has no more and whose counters are kept for their return.
+pub const REMOVED_MAX: usize = 64;
+
+/// Clients of all services of this process.
+static CLIENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Clients of all services of this process, served or not.
+pub fn clients_of_process() -> usize {
+    CLIENTS.load(Relaxed)
+}
+
+/// One service of the cluster. It outlives its place in the configuration: sessions go on, and when
+/// it comes back its counters do, too.
+#[derive(Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    spec: ArcSwap<ServiceSpec>,
+    pub counters: Counters,
+    pub clients: Clients,
+    hold_max: AtomicUsize,
+    pub(super) waiting: Mutex<Waiting>,
+    removal: Mutex<Removal>,
+}
+
+/// Cancelled, and since when, while the configuration has no such service.
+#[derive(Debug, Default)]
+struct Removal {
+    token: CancellationToken,
+    since: Option<Instant>,
+}
+
+/// How many clients a service has.
+#[derive(Debug, Default)]
+pub struct Clients {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    /// One left, or the limit was changed.
+    room: Notify,
+}
+
+impl Clients {
+    pub fn now(&self) -> usize {
+        self.now.load(Relaxed)
+    }
+
+    pub fn most(&self) -> usize {
+        self.most.load(Relaxed)
+    }
+
+    /// Ask [`Service::enter`] after enabling it, or a place that becomes free is missed.
+    pub(super) fn room(&self) -> tokio::sync::futures::Notified<'_> {
+        self.room.notified()
+    }
+}
+
+impl Service {
+    fn new(spec: &Arc<ServiceSpec>, hold_max_clamp: usize) -> Service {
+        Service {
+            name: spec.name.clone(),
+            spec: ArcSwap::new(spec.clone()),
+            counters: Counters::default(),
+            clients: Clients::default(),
+            hold_max: AtomicUsize::new(hold_max(spec, hold_max_clamp)),
+            waiting: Mutex::default(),
+            removal: Mutex::default(),
+        }
+    }
+
+    /// As of now; a client keeps the one it came under.
+    pub fn spec(&self) -> Arc<ServiceSpec> {
+        self.spec.load_full()
+    }
+
+    /// Clients that may be held at a time, now.
+    pub(super) fn hold_max(&self) -> usize {
+        self.hold_max.load(Relaxed)
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removal.lock().since.is_some()
+    }
+
+    /// Cancelled when the configuration drops this service.
+    pub(super) fn removal(&self) -> CancellationToken {
+        self.removal.lock().token.clone()
+    }
+
+    /// A place under `clients_max`, if there is one.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Slot> {
+        let max = self.spec.load().clients_max;
+        let more = |now: usize| (max == 0 || now < max).then_some(now + 1);
+        self.clients.now.fetch_update(AcqRel, Relaxed, more).ok()?;
+        Some(Slot { service: self.clone(), is_client: false })
+    }
+
+    /// A place beyond the limit, for a client that the kernel has accepted and nobody else will.
+    pub(super) fn squeeze_in(self: &Arc<Self>) -> Slot {
+        self.clients.now.fetch_add(1, AcqRel);
+        Slot { service: self.clone(), is_client: false }
+    }
+
+    /// A limit or a listener's service has changed: look again whether there is room.
+    pub(super) fn wake_acceptors(&self) {
+        self.clients.room.notify_waiters();
+    }
+
+    fn set(&self, spec: &Arc<ServiceSpec>, hold_max_clamp: usize) {
+        self.hold_max.store(hold_max(spec, hold_max_clamp), Relaxed);
+        self.spec.store(spec.clone());
+        let mut removal = self.removal.lock();
+        if removal.since.is_some() {
+            *removal = Removal::default();
+        }
+    }
+
+    /// Whoever waits is told; new clients are, too.
+    fn remove(&self, now: Instant) {
+        let token = {
+            let mut removal = self.removal.lock();
+            removal.since.get_or_insert(now);
+            removal.token.clone()
+        };
+        token.cancel();
+    }
+
+    fn removed_since(&self) -> Option<Instant> {
+        self.removal.lock().since
+    }
+}
+
+fn hold_max(spec: &ServiceSpec, clamp: usize) -> usize {
+    match spec.hold {
+        HoldSpec::Off => 0,
+        HoldSpec::On { max, .. } => max.min(clamp),
+    }
+}
+
+/// One connected client. Its drop makes room for the next one.
+#[derive(Debug)]
+pub struct Slot {
+    service: Arc<Service>,
+    is_client: bool,
+}
+
+impl Slot {
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// There is a client for it.
+    pub(super) fn take(mut self) -> Slot {
+        self.is_client = true;
+        CLIENTS.fetch_add(1, Relaxed);
+        let Clients { now, most, .. } = &self.service.clients;
+        most.fetch_max(now.load(Relaxed), Relaxed);
+        self.service.counters.clients_total.fetch_add(1, Relaxed);
+        self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.is_client {
+            CLIENTS.fetch_sub(1, Relaxed);
+        }
+        self.service.clients.now.fetch_sub(1, AcqRel);
+        self.service.clients.room.notify_waiters();
+    }
+}
+
+/// Every service of a cluster by name, removed ones that are still remembered included.
+pub(super) type Services = BTreeMap<ServiceName, Arc<Service>>;
+
+/// The services after a reload. `has_sessions` keeps one that was removed long ago.
+pub(super) fn updated(
+    known: &Services,
+    specs: &[Arc<ServiceSpec>],
+    hold_max_clamp: usize,
+    has_sessions: impl Fn(&str) -> bool,
+) -> Services {
+    let now = clock::now();
+    let mut services = known.clone();
+    for spec in specs {
+        match services.get(&spec.name) {
+            Some(service) => service.set(spec, hold_max_clamp),
+            None => drop(services.insert(spec.name.clone(), Arc::new(Service::new(spec, hold_max_clamp)))),
+        }
+    }
+    let unwanted = services.values().filter(|service| specs.iter().all(|spec| spec.name != service.name));
+    unwanted.for_each(|service| service.remove(now));
+    let is_idle = |service: &&Arc<Service>| service.clients.now() == 0 && !has_sessions(&service.name);
+    let idle = services.values().filter(is_idle);
+    let mut idle: Vec<_> = idle.filter_map(|service| Some((service.removed_since()?, service.name.clone()))).collect();
+    idle.sort();
+    let excess = idle.len().saturating_sub(REMOVED_MAX);
+    for (_, name) in idle.into_iter().take(excess) {
+        services.remove(&name);
+    }
+    services
+}

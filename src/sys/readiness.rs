@@ -1,0 +1,16 @@
+//! Waiting until a socket has something to read or to accept.
+
+use std::io;
+use std::sync::Arc;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Must be called within a tokio runtime, which then watches the socket; it must not block.
+pub fn watch(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
+    // SAFETY: the Arc, which the AsyncFd owns, keeps the socket open until the AsyncFd has let go of
+    // it, and a Socket names the same descriptor all its life.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(watched?)
+}
