@@ -127,8 +127,8 @@ async fn stop(planes: &[Arc<Plane>], delay: Duration, drain: Duration) {
 
 fn recall(path: Option<&PathBuf>) -> state_file::Memories {
     let Some(path) = path else { return state_file::Memories::new() };
-    let (memories, problem) = state_file::load(path);
-    if let Some(problem) = problem {
+    let (memories, problems) = state_file::load(path);
+    for problem in problems {
         tracing::error!(target: "pgvane::run", "{problem}");
     }
     memories

@@ -1,1 +1,3 @@
-//! (being built)
+//! Every unsafe line, each behind a function that is safe to call.
+
+pub mod local_time;
