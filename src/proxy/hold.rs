@@ -226,7 +226,7 @@ impl Registry {
     /// Lets held clients of every service go, as far as there are targets for them.
     pub(super) fn release_all(self: &Arc<Self>) {
         for service in self.services() {
-            self.release(service);
+            self.release(&service);
         }
     }
 

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,15 @@ pub struct Plane {
     connections: TaskTracker,
     stop_accepting: CancellationToken,
     addresses: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    /// What ends each listener that accepts.
+    accepting: Mutex<BTreeMap<(ServiceName, ListenAddress), CancellationToken>>,
+}
+
+/// Services whose new listeners are open and do not accept yet. Its drop closes them.
+#[derive(Debug)]
+pub struct Prepared {
+    services: Vec<Arc<ServiceSpec>>,
+    opened: Vec<(ServiceName, ListenAddress, tokio::net::TcpListener)>,
 }
 
 impl Plane {
@@ -58,19 +68,6 @@ impl Plane {
         suspicions: mpsc::Sender<Report>,
         hold_max_clamp: usize,
     ) -> Result<Plane, Vec<ListenError>> {
-        let (mut opened, mut errors) = (Vec::new(), Vec::new());
-        for spec in services {
-            for address in &spec.listen {
-                let ListenAddress::Tcp(address) = address else { continue };
-                match listener::bind(&spec.name, address, &spec.tcp) {
-                    Ok(listeners) => opened.extend(listeners.into_iter().map(|listener| (spec.name.clone(), listener))),
-                    Err(error) => errors.push(error),
-                }
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
         let plumbing = Arc::new(Plumbing {
             registry: Registry::new(cluster, services, hold_max_clamp),
             connector: connect::Connector::default(),
@@ -83,21 +80,58 @@ impl Plane {
             connections: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
             addresses: BTreeMap::new(),
+            accepting: Mutex::default(),
         };
-        for (service, listener) in opened {
-            plane.accept(service, listener);
+        let prepared = plane.prepare(services)?;
+        for (service, _, listener) in &prepared.opened {
+            if let Ok(address) = listener.local_addr() {
+                plane.addresses.entry(service.clone()).or_default().push(address);
+            }
         }
+        plane.apply(prepared, hold_max_clamp);
         Ok(plane)
     }
 
-    fn accept(&mut self, name: ServiceName, listener: tokio::net::TcpListener) {
-        let Some(service) = self.plumbing.registry.service(&name) else { return };
-        if let Ok(address) = listener.local_addr() {
-            self.addresses.entry(name).or_default().push(address);
+    /// Opens the listeners of these services that are not open yet, and changes nothing else. All that
+    /// cannot be opened are told at once, and then none is. Needs a tokio runtime; may look up names.
+    pub fn prepare(&self, services: &[Arc<ServiceSpec>]) -> Result<Prepared, Vec<ListenError>> {
+        let (mut opened, mut errors) = (Vec::new(), Vec::new());
+        for spec in services {
+            for listen in &spec.listen {
+                let ListenAddress::Tcp(address) = listen else { continue };
+                if self.accepting.lock().contains_key(&(spec.name.clone(), listen.clone())) {
+                    continue;
+                }
+                match listener::bind(&spec.name, address, &spec.tcp) {
+                    Ok(all) => opened.extend(all.into_iter().map(|one| (spec.name.clone(), listen.clone(), one))),
+                    Err(error) => errors.push(error),
+                }
+            }
         }
-        let (plumbing, service, stop) = (self.plumbing.clone(), service.clone(), self.stop_accepting.clone());
-        let connections = self.connections.clone();
-        self.connections.spawn(listener::accept_all(listener, plumbing, service, stop, connections));
+        if errors.is_empty() { Ok(Prepared { services: services.to_vec(), opened }) } else { Err(errors) }
+    }
+
+    /// From here on these are the services: new ones accept, and the listeners of those that are no
+    /// longer named close. Needs a tokio runtime.
+    pub fn apply(&self, prepared: Prepared, hold_max_clamp: usize) {
+        self.plumbing.registry.add(&prepared.services, hold_max_clamp);
+        let named = |service: &ServiceName, listen: &ListenAddress| {
+            prepared.services.iter().any(|spec| spec.name == *service && spec.listen.contains(listen))
+        };
+        let mut accepting = self.accepting.lock();
+        accepting.retain(|(service, listen), stop| {
+            let stays = named(service, listen);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for (name, listen, listener) in prepared.opened {
+            let Some(service) = self.plumbing.registry.service(&name) else { continue };
+            let stop = accepting.entry((name, listen)).or_insert_with(|| self.stop_accepting.child_token()).clone();
+            let (plumbing, connections) = (self.plumbing.clone(), self.connections.clone());
+            self.connections.spawn(listener::accept_all(listener, plumbing, service, stop, connections));
+        }
     }
 
     /// Carries out the effects that concern clients, each wholly before it returns; false for others.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -85,7 +86,7 @@ pub struct Service {
 #[derive(Debug)]
 pub struct Registry {
     pub cluster: Arc<str>,
-    services: BTreeMap<ServiceName, Arc<Service>>,
+    services: ArcSwap<BTreeMap<ServiceName, Arc<Service>>>,
     gate: Mutex<Gate>,
     published: Notify,
 }
@@ -108,26 +109,31 @@ impl Registry {
     /// `hold_max_clamp` bounds every service's `hold.max` (it comes from the descriptors there are).
     pub fn new(cluster: Arc<str>, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) -> Arc<Registry> {
         let now = clock::now();
-        let service = |spec: &Arc<ServiceSpec>| {
-            let max = match spec.hold {
-                HoldSpec::Off => 0,
-                HoldSpec::On { max, .. } => max.min(hold_max_clamp),
-            };
-            let service =
-                Service { spec: spec.clone(), counters: Counters::default(), hold_max: max, waiting: Mutex::default() };
-            (spec.name.clone(), Arc::new(service))
-        };
         let gate = Gate { routes: starting(&cluster, specs, now), confirmed_until: now, groups: HashMap::new() };
-        let services = specs.iter().map(service).collect();
+        let services = specs.iter().map(|spec| (spec.name.clone(), service(spec, hold_max_clamp))).collect();
+        let services = ArcSwap::from_pointee(services);
         Arc::new(Registry { cluster, services, gate: Mutex::new(gate), published: Notify::new() })
     }
 
-    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
-        self.services.get(name)
+    /// Services that are new; their clients wait until a table knows them.
+    pub(super) fn add(&self, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) {
+        let mut services = BTreeMap::clone(&self.services.load());
+        let new: Vec<_> = specs.iter().filter(|spec| !services.contains_key(&spec.name)).cloned().collect();
+        services.extend(new.iter().map(|spec| (spec.name.clone(), service(spec, hold_max_clamp))));
+        let mut gate = self.gate.lock();
+        let mut routes = Routes::clone(&gate.routes);
+        let unknown = new.into_iter().filter(|spec| routes.service(&spec.name).is_none()).collect::<Vec<_>>();
+        routes.services.extend(starting(&self.cluster, &unknown, clock::now()).services.iter().cloned());
+        gate.routes = Arc::new(routes);
+        self.services.store(Arc::new(services));
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
+        self.services.load().get(name).cloned()
+    }
+
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.services.load().values().cloned().collect()
     }
 
     pub fn routes(&self) -> Arc<Routes> {
@@ -284,7 +290,7 @@ impl Registry {
     }
 
     pub fn snapshot(&self) -> Vec<ServiceSnapshot> {
-        self.services().map(|service| self.snapshot_of(service)).collect()
+        self.services().iter().map(|service| self.snapshot_of(service)).collect()
     }
 
     fn snapshot_of(&self, service: &Service) -> ServiceSnapshot {
@@ -323,6 +329,14 @@ impl Gate {
             });
         }
     }
+}
+
+fn service(spec: &Arc<ServiceSpec>, hold_max_clamp: usize) -> Arc<Service> {
+    let hold_max = match spec.hold {
+        HoldSpec::Off => 0,
+        HoldSpec::On { max, .. } => max.min(hold_max_clamp),
+    };
+    Arc::new(Service { spec: spec.clone(), counters: Counters::default(), hold_max, waiting: Mutex::default() })
 }
 
 /// The table before the first table: everybody waits.
