@@ -15,7 +15,19 @@ pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) ->
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": lifecycle.is_stopping(),
+        "configuration": configuration(lifecycle),
         "clusters": reports.iter().map(|report| cluster(report, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn configuration(lifecycle: &Lifecycle) -> Value {
+    let reloads = lifecycle.reloads();
+    json!({
+        "read_at": reloads.configured_at,
+        "reloads": reloads.ok,
+        "reloads_refused": reloads.refused,
+        "last_reload_refused": reloads.stale,
+        "clusters_leaving": lifecycle.leaving(),
     })
 }
 

@@ -59,7 +59,9 @@ fn message(line: &[u8]) -> String {
     let plain = without_colours(&String::from_utf8_lossy(line));
     let trimmed = plain.trim();
     let rest = match trimmed.split_once(' ') {
-        Some((time, rest)) if time.ends_with('Z') && time.starts_with(|c: char| c.is_ascii_digit()) => rest.trim_start(),
+        Some((time, rest)) if time.ends_with('Z') && time.starts_with(|c: char| c.is_ascii_digit()) => {
+            rest.trim_start()
+        }
         _ => trimmed,
     };
     rest.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

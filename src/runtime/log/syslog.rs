@@ -112,7 +112,8 @@ impl<F: Fn(String)> Sender<F> {
     }
 
     fn line(&mut self, datagram: &[u8], now: Instant) {
-        if let Some(outage) = self.outage.as_mut().filter(|outage| outage.back_since.is_none() && now < outage.retry_at) {
+        if let Some(outage) = self.outage.as_mut().filter(|outage| outage.back_since.is_none() && now < outage.retry_at)
+        {
             outage.lost += 1;
             return;
         }
