@@ -9,6 +9,10 @@ mod outages;
 mod process;
 #[path = "router/readers.rs"]
 mod readers;
+#[path = "router/reload.rs"]
+mod reload;
+#[path = "router/reload_dcs.rs"]
+mod reload_dcs;
 #[path = "router/replaced.rs"]
 mod replaced;
 #[path = "router/said.rs"]

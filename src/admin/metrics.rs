@@ -15,7 +15,7 @@ use super::{ClusterReport, Lifecycle};
 /// The text exposition, or what the library did not like.
 pub fn render(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) -> Result<String, prometheus::Error> {
     let page = Page::new(Registry::new())?;
-    page.stopping.with_label_values::<&str>(&[]).set(i64::from(lifecycle.is_stopping()));
+    page.lifecycle(lifecycle);
     for report in reports {
         page.cluster(report, now);
         for counted in &report.services {
@@ -28,6 +28,10 @@ pub fn render(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) ->
 struct Page {
     registry: Registry,
     stopping: IntGaugeVec,
+    reloads: IntCounterVec,
+    reload_success: IntGaugeVec,
+    configured_at: GaugeVec,
+    leaving: IntGaugeVec,
     dcs_state: IntGaugeVec,
     dcs_read_age: GaugeVec,
     dcs_lease_left: GaugeVec,
@@ -85,6 +89,22 @@ impl Page {
         let target = ["cluster", "service", "member"];
         Ok(Page {
             stopping: ints("pgvane_stopping", "1 while the router shuts down.", &[])?,
+            reloads: counts("pgvane_config_reloads_total", "Reloads of the configuration, by result.", &["result"])?,
+            reload_success: ints(
+                "pgvane_config_reload_success",
+                "0 when the configuration was refused the last time it was read.",
+                &[],
+            )?,
+            configured_at: floats(
+                "pgvane_config_success_timestamp_seconds",
+                "When the present configuration was read.",
+                &[],
+            )?,
+            leaving: ints(
+                "pgvane_clusters_leaving",
+                "Clusters removed from the configuration that still have sessions.",
+                &[],
+            )?,
             dcs_state: ints(
                 "pgvane_dcs_state",
                 "1 for the state that the view of the DCS is in.",
@@ -187,6 +207,17 @@ impl Page {
             cancels: counts("pgvane_cancels_total", "Cancel requests passed on.", &service)?,
             registry,
         })
+    }
+
+    fn lifecycle(&self, lifecycle: &Lifecycle) {
+        const ALONE: &[&str] = &[];
+        let reloads = lifecycle.reloads();
+        self.stopping.with_label_values(ALONE).set(i64::from(lifecycle.is_stopping()));
+        self.reloads.with_label_values(&["ok"]).inc_by(reloads.ok);
+        self.reloads.with_label_values(&["refused"]).inc_by(reloads.refused);
+        self.reload_success.with_label_values(ALONE).set(i64::from(!reloads.stale));
+        self.configured_at.with_label_values(ALONE).set(reloads.configured_at);
+        self.leaving.with_label_values(ALONE).set(integer(lifecycle.leaving() as u64));
     }
 
     fn cluster(&self, report: &ClusterReport, now: Instant) {

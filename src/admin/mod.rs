@@ -11,8 +11,10 @@ mod server;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use crate::decide::{ServiceSnapshot, Snapshot};
 use crate::model::{MemberName, Order};
@@ -58,18 +60,37 @@ pub enum OrdersFrom {
     Everybody,
 }
 
-/// Whether the router wants clients at all, and since when it runs.
+/// Whether the router wants clients at all, since when it runs, and which configuration it serves by.
 #[derive(Debug)]
 pub struct Lifecycle {
     stopping: AtomicBool,
     process: process::Process,
+    reloads: Mutex<Reloads>,
+    /// Clusters that were removed from the configuration and still have sessions.
+    leaving: AtomicUsize,
 }
 
 impl Default for Lifecycle {
     /// Of a process that starts now.
     fn default() -> Self {
-        Lifecycle { stopping: AtomicBool::new(false), process: process::Process::started_now() }
+        Lifecycle {
+            stopping: AtomicBool::new(false),
+            process: process::Process::started_now(),
+            reloads: Mutex::default(),
+            leaving: AtomicUsize::default(),
+        }
     }
+}
+
+/// What became of reloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Reloads {
+    pub ok: u64,
+    pub refused: u64,
+    /// The file was refused when it was read last.
+    pub stale: bool,
+    /// When the present configuration was read, in seconds since 1970.
+    pub configured_at: f64,
 }
 
 impl Lifecycle {
@@ -79,5 +100,39 @@ impl Lifecycle {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
+    }
+
+    /// The start. `at` is in seconds since 1970.
+    pub fn configured(&self, at: f64) {
+        self.reloads.lock().configured_at = at;
+    }
+
+    /// `at` is in seconds since 1970.
+    pub fn reloaded(&self, ok: bool, at: f64) {
+        let mut reloads = self.reloads.lock();
+        reloads.stale = !ok;
+        if ok {
+            reloads.ok += 1;
+            reloads.configured_at = at;
+        } else {
+            reloads.refused += 1;
+        }
+    }
+
+    pub fn reloads(&self) -> Reloads {
+        *self.reloads.lock()
+    }
+
+    pub fn cluster_leaves(&self) {
+        self.leaving.fetch_add(1, Relaxed);
+    }
+
+    pub fn cluster_left(&self) {
+        self.leaving.fetch_sub(1, Relaxed);
+    }
+
+    /// Clusters that were removed from the configuration and still have sessions.
+    pub fn leaving(&self) -> usize {
+        self.leaving.load(Relaxed)
     }
 }

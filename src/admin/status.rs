@@ -15,6 +15,7 @@ pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) ->
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": lifecycle.is_stopping(),
+        "configuration": configuration(lifecycle),
         "clusters": reports.iter().map(|report| cluster(report, now)).collect::<Vec<_>>(),
     })
 }
@@ -32,6 +33,17 @@ pub fn of_member(report: &ClusterReport, name: &MemberName, now: Instant) -> Val
     told["cluster"] = json!(&*report.name);
     told["services"] = services.collect();
     told
+}
+
+fn configuration(lifecycle: &Lifecycle) -> Value {
+    let reloads = lifecycle.reloads();
+    json!({
+        "read_at": reloads.configured_at,
+        "reloads": reloads.ok,
+        "reloads_refused": reloads.refused,
+        "last_reload_refused": reloads.stale,
+        "clusters_leaving": lifecycle.leaving(),
+    })
 }
 
 fn cluster(report: &ClusterReport, now: Instant) -> Value {

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,13 +10,10 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::config;
-use crate::runtime::log::{self, LogFormat};
-use crate::runtime::run;
+use crate::runtime::log::LogFormat;
 
 /// Exit codes of sysexits.h, as product-wide promises.
 const BAD_USAGE: u8 = 64;
-const BAD_CONFIGURATION: u8 = 78;
 
 /// Client endpoint for highly available PostgreSQL: clients of the write port always reach the
 /// writable leader of a Patroni cluster.
@@ -53,7 +51,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match arguments.command {
-        Command::Run(file) => run(&file, arguments.log_format),
+        Command::Run(file) => run::run(&file.config, arguments.log_format),
         Command::Check(file) => check::check(&file.config),
         Command::Demo(demo) => finish(start_demo(demo)),
     }
@@ -66,20 +64,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
         _ => ExitCode::from(BAD_USAGE),
     }
-}
-
-fn run(file: &FileArgument, format: LogFormat) -> ExitCode {
-    let config = match config::load(&file.config) {
-        Ok(config) => config,
-        Err(problems) => {
-            eprintln!("{problems}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
-    };
-    log::start(format);
-    let outcome = run::run(config);
-    log::finish();
-    finish(outcome)
 }
 
 fn finish(outcome: anyhow::Result<()>) -> ExitCode {

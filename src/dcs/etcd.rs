@@ -21,8 +21,8 @@ use super::DcsEvent;
 use super::patroni::Change;
 use session::Session;
 
-/// How to reach one etcd cluster.
-#[derive(Clone, Default)]
+/// How to reach one etcd cluster. Equal ones reach it the same way, secrets and certificates included.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdAccess {
     /// URLs in order of preference; without a scheme, `tls` decides which one is meant.
     pub endpoints: Vec<String>,
@@ -32,7 +32,7 @@ pub struct EtcdAccess {
 }
 
 /// PEM texts, already read from their files.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdTls {
     /// Without one, the system's roots are believed.
     pub ca: Option<Vec<u8>>,

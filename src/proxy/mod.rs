@@ -41,7 +41,8 @@ use crate::runtime::clock;
 use accept::Acceptor;
 use connection::Plumbing;
 use listener::ListenError;
-use listeners::{Doors, Prepared};
+use listeners::Doors;
+pub use listeners::Prepared;
 use sessions::Registry;
 use stats::ServiceSnapshot;
 

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::decide::{Effect, Event, Memory, Report, Router, Snapshot};
-use crate::model::{ApiAddress, CheckOutcome, CheckSpec, HostPort, MemberName, PortOutcome, ProbeOutcome};
-use crate::proxy::Plane;
+use crate::model::{ApiAddress, CheckOutcome, CheckSpec, ClusterSpec, HostPort, MemberName, PortOutcome, ProbeOutcome};
+use crate::proxy::{Plane, Prepared};
 use crate::runtime::{clock, log};
 use crate::{dcs, probe};
 
@@ -42,12 +43,28 @@ pub struct Driver {
     pub sender: mpsc::Sender<Event>,
     /// What clients saw of members.
     pub reports: mpsc::Receiver<Report>,
+    /// What a reload brings; answered one by one.
+    pub changes: mpsc::Receiver<Change>,
     pub plane: Arc<Plane>,
-    pub dcs: Arc<dcs::etcd::Handle>,
+    /// Where the plane's tasks run.
+    pub data: runtime::Handle,
+    /// None: this cluster has no DCS.
+    pub dcs: Option<Arc<dcs::etcd::Handle>>,
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub memory: watch::Sender<Memory>,
     pub probes: HashMap<Question, AbortHandle>,
+}
+
+/// What one cluster is from now on. Everything in it that can fail has been done.
+pub struct Change {
+    pub spec: Arc<ClusterSpec>,
+    pub prepared: Prepared,
+    pub hold_max: usize,
+    pub dcs: Option<Arc<dcs::etcd::Handle>>,
+    pub api_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Told when it holds.
+    pub done: oneshot::Sender<()>,
 }
 
 impl Driver {
@@ -59,6 +76,7 @@ impl Driver {
             let timer = self.router.poll_timeout().map(|(at, _)| at);
             tokio::select! {
                 biased;
+                Some(change) = self.changes.recv() => self.change(change),
                 () = sleep_until(timer) => self.router.handle_timeout(clock::now()),
                 Some(report) = self.reports.recv() => self.router.handle(report.into(), clock::now()),
                 event = self.mailbox.recv() => match event {
@@ -80,6 +98,28 @@ impl Driver {
         }
     }
 
+    /// The plane comes first, then the table, in one turn of this loop.
+    ///
+    /// The plane lets clients of a service wait whom its table does not know, so a new service's clients
+    /// wait for the moment between the two as they do at the start. The other way round, the table would
+    /// lose a removed service while its listener still accepts, and its clients would be told that holding
+    /// is off instead of what happened. Sessions of a removed service stay in the registry's groups, which
+    /// a table does not own: whatever the machine closes for their member closes them, too.
+    fn change(&mut self, change: Change) {
+        let Change { spec, prepared, hold_max, dcs, api_tls, done } = change;
+        {
+            let _on_data_plane = self.data.enter();
+            self.plane.apply(prepared, hold_max);
+        }
+        (self.dcs, self.api_tls) = (dcs, api_tls);
+        if spec != *self.router.spec() {
+            self.router.handle(Event::Spec(spec), clock::now());
+            self.carry_out();
+        }
+        // A reload that no longer waits was overtaken by the end of the process.
+        let _ended = done.send(());
+    }
+
     fn carry_out(&mut self) {
         while let Some(effect) = self.router.poll_effect() {
             self.execute(effect);
@@ -96,7 +136,11 @@ impl Driver {
             Effect::Check { member, number, check, address, connect_limit } => {
                 self.check(member, number, check, address, connect_limit);
             }
-            Effect::ReadNow => self.dcs.read_now(),
+            Effect::ReadNow => {
+                if let Some(dcs) = &self.dcs {
+                    dcs.read_now();
+                }
+            }
             Effect::Remember(memory) => {
                 self.memory.send_replace(memory);
             }

@@ -1,12 +1,15 @@
 //! One log line per transition, with its reason.
 
+mod frame;
 mod queue;
+mod syslog;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::config::LogSpec;
 use crate::decide::Transition;
 use crate::model::{MemberName, Order};
 
@@ -36,6 +39,16 @@ pub fn start(format: LogFormat) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
+}
+
+/// Where lines go from now on besides stderr. The writer must have been started before the configuration
+/// could be read, because what is wrong with it is said, too; this is the rest, at the start and at
+/// every reload that changes it.
+///
+/// # Errors
+/// When there is no thread to be had for it; then everything stays as it was.
+pub fn redirect(spec: &LogSpec) -> io::Result<()> {
+    queue::to_syslog(spec.syslog.clone())
 }
 
 /// Waits until everything said so far is written, as far as whoever reads it lets us.

@@ -1,8 +1,16 @@
-//! What drives the pure half: the clock, the loop, signals, the state file.
+//! What drives the pure half: the clock, the loop, signals, reloads, the state file.
 
 pub mod clock;
+pub mod clusters;
+pub mod dcs_sessions;
+pub mod diff;
 pub mod driver;
+pub mod endpoints;
 pub mod log;
+pub mod material;
 pub mod memories;
+pub mod prepare;
+pub mod reload;
 pub mod run;
+pub mod signals;
 pub mod state_file;

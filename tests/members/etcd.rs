@@ -45,6 +45,11 @@ impl Etcd {
         connect(&self.endpoint()).await.expect("a live etcd")
     }
 
+    pub async fn client_as(&self, user: &str, password: &str) -> Client {
+        let options = options().with_user(user, password);
+        Client::connect([self.endpoint()], Some(options)).await.expect("a live etcd")
+    }
+
     /// Starts on what the data folder holds.
     pub async fn restart(&mut self) {
         let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.peer_port.number));
@@ -120,8 +125,11 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 pub async fn connect(endpoint: &str) -> Result<Client, etcd_client::Error> {
-    let options = ConnectOptions::new().with_connect_timeout(secs(2)).with_timeout(CALL_MAX);
-    Client::connect([endpoint], Some(options)).await
+    Client::connect([endpoint], Some(options())).await
+}
+
+fn options() -> ConnectOptions {
+    ConnectOptions::new().with_connect_timeout(secs(2)).with_timeout(CALL_MAX)
 }
 
 async fn is_healthy(endpoint: &str) -> bool {

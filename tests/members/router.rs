@@ -76,7 +76,12 @@ impl Setup {
         self.admin.address()
     }
 
-    fn text(&self) -> String {
+    /// The admin endpoint is there from now on.
+    pub fn move_admin(&mut self, to: Port) {
+        self.admin = to;
+    }
+
+    pub fn text(&self) -> String {
         let mut text = format!("shutdown: {}\nadmin: {{ listen: 127.0.0.1:{} }}\n", self.shutdown, self.admin.number);
         if self.state_file {
             let _ = writeln!(text, "state_file: {}", self.state_path().display());
@@ -124,7 +129,13 @@ impl Router {
     }
 
     pub fn start_unready(setup: Setup) -> Router {
-        setup.write_config();
+        let text = setup.text();
+        Router::start_with(setup, &text)
+    }
+
+    /// With another configuration than the setup's own.
+    pub fn start_with(setup: Setup, text: &str) -> Router {
+        fs::write(setup.config_path(), text).expect("the configuration can be written");
         let process = Process::start(&mut command(&setup.config_path(), &setup.folder.path().join("router.log")));
         Router { setup, process }
     }
@@ -190,6 +201,39 @@ impl Router {
 
     pub fn terminate(&self) {
         self.process.signal(Signal::SIGTERM);
+    }
+
+    /// The file is this from now on, and the router is told to read it.
+    pub fn reread(&self, text: &str) {
+        fs::write(self.setup.config_path(), text).expect("the configuration can be written");
+        self.process.signal(Signal::SIGHUP);
+    }
+
+    /// Reloads that were carried out, and those that were refused.
+    pub async fn reloads(&self) -> (u64, u64) {
+        let (_, body) = self.ask("/api/v1/status").await.expect("the router answers");
+        let status: Value = serde_json::from_str(&body).expect("the status is JSON");
+        let count = |name: &str| status["configuration"][name].as_u64().expect("a count");
+        (count("reloads"), count("reloads_refused"))
+    }
+
+    /// Reloads, and waits until that is done.
+    pub async fn reload(&self, text: &str) {
+        let (done, refused) = self.reloads().await;
+        self.reread(text);
+        until("the file was read again", READY_MAX, || async { self.reloads().await != (done, refused) }).await;
+        assert_eq!(self.reloads().await, (done + 1, refused), "refused: {text}");
+    }
+
+    /// Reloads what must be refused, and returns what the log says of it.
+    pub async fn refuse(&self, text: &str) -> String {
+        let (done, refused) = self.reloads().await;
+        let before = self.log().len();
+        self.reread(text);
+        until("the file was read again", READY_MAX, || async { self.reloads().await != (done, refused) }).await;
+        assert_eq!(self.reloads().await, (done, refused + 1), "not refused: {text}");
+        until("the log is written", READY_MAX, || async { self.log()[before..].contains("not reloaded") }).await;
+        self.log().split_off(before)
     }
 
     pub async fn exit(&mut self, limit: Duration) -> Option<ExitStatus> {
