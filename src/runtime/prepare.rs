@@ -3,7 +3,7 @@
 //! It reads files, looks up names and opens sockets, so it runs where it may block. What it has opened
 //! closes again when its result is dropped.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime;
@@ -132,7 +132,7 @@ fn listen_problem(step: &Step, index: usize, error: &ListenError) -> String {
     }
 }
 
-fn look_at(path: &PathBuf) -> Result<Memories, String> {
+fn look_at(path: &Path) -> Result<Memories, String> {
     let (found, problems) = state_file::peek(path)?;
     state_file::try_folder(path)?;
     for problem in problems {

@@ -100,12 +100,31 @@ async fn a_cluster_that_comes_back_works_beside_what_is_left_of_it() {
     for client in left.iter_mut().chain(&mut back) {
         client.closed().await;
     }
-    let mut client = Client::connect(router.write_port(1), PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
+    let mut client =
+        Client::connect(router.write_port(1), PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(client.who().await.ok().as_deref(), Some("n2"));
     let tally = visitors.go_home().await;
     tally.assert_no_errors();
     assert_eq!(two.red.1[0].journal.writes_total(), tally.writes);
     drop(two.etcd);
+}
+
+/// Which takes two reloads, and the first attempt says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_goes_from_one_cluster_to_another_is_refused_with_advice() {
+    let two = Two::start().await;
+    let router = &two.router;
+    let (port, other) = (router.write_port(0).port(), Port::reserve());
+    let text = two.text().replace(&format!("127.0.0.1:{port},"), &format!("127.0.0.1:{},", other.number));
+    let text = format!("{text}      moved: {{ listen: 127.0.0.1:{port}, role: primary }}\n");
+    let said = router.refuse(&text).await;
+    assert!(
+        said.contains("clusters/green: service moved: ") && said.contains("listens there for red/primary"),
+        "{said}"
+    );
+    let mut client = open_sessions(router.write_port(0), 1).await;
+    writes(&mut client).await;
+    assert_eq!(two.red.1[0].journal.writes_total(), 1);
 }
 
 /// Its clients wait as at a start, until its leader has proven itself.
@@ -141,7 +160,8 @@ async fn other_endpoints_of_the_same_etcd_are_no_gap() {
     until("clients write", secs(20), || async { stage.n1().journal.writes_total() > 50 }).await;
     let dead = Port::reserve();
     let endpoint = stage.etcd.endpoint();
-    let text = router.setup.text().replace(&format!("[{endpoint}]"), &format!("[\"http://{}\", {endpoint}]", dead.address()));
+    let text =
+        router.setup.text().replace(&format!("[{endpoint}]"), &format!("[\"http://{}\", {endpoint}]", dead.address()));
     router.reload(&text).await;
     let troubled = |status: &serde_json::Value| {
         assert_eq!(status["dcs"]["state"], "fresh", "{status}");
