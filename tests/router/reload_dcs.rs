@@ -109,24 +109,6 @@ async fn a_cluster_that_comes_back_works_beside_what_is_left_of_it() {
     drop(two.etcd);
 }
 
-/// Which takes two reloads, and the first attempt says so.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_that_goes_from_one_cluster_to_another_is_refused_with_advice() {
-    let two = Two::start().await;
-    let router = &two.router;
-    let (port, other) = (router.write_port(0).port(), Port::reserve());
-    let text = two.text().replace(&format!("127.0.0.1:{port},"), &format!("127.0.0.1:{},", other.number));
-    let text = format!("{text}      moved: {{ listen: 127.0.0.1:{port}, role: primary }}\n");
-    let said = router.refuse(&text).await;
-    assert!(
-        said.contains("clusters/green: service moved: ") && said.contains("listens there for red/primary"),
-        "{said}"
-    );
-    let mut client = open_sessions(router.write_port(0), 1).await;
-    writes(&mut client).await;
-    assert_eq!(two.red.1[0].journal.writes_total(), 1);
-}
-
 /// Its clients wait as at a start, until its leader has proven itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_an_added_cluster_wait_for_its_leader() {
