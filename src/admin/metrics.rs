@@ -96,7 +96,7 @@ impl Page {
                 &[],
             )?,
             configured_at: floats(
-                "pgvane_config_success_timestamp_seconds",
+                "pgvane_config_reload_success_timestamp_seconds",
                 "When the present configuration was read.",
                 &[],
             )?,

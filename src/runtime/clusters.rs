@@ -171,7 +171,7 @@ impl Clusters {
         for (ready, origin) in ready.into_iter().zip(origins) {
             let key = memory_key(&ready.cluster, &config.clusters);
             let (running, turn) = match origin {
-                Some(running) => (running.renamed(&ready.cluster), Turn::Change(ready)),
+                Some(running) => (running.renamed(&ready.cluster), Turn::Change(Box::new(ready))),
                 None => self.begin(ready, key, keeper),
             };
             wanted.push(turn.wanted(&running));
@@ -182,7 +182,7 @@ impl Clusters {
         for (mut running, turn) in begun {
             let dcs = handles.remove(&running.id);
             match turn {
-                Turn::Change(ready) => told.extend(running.change(ready, dcs, hold_max)),
+                Turn::Change(ready) => told.extend(running.change(*ready, dcs, hold_max)),
                 Turn::Begin(newcomer) => running.driver = Some(newcomer.begin(dcs, hold_max, &self.data)),
             }
             self.running.push(running);
@@ -269,7 +269,7 @@ impl Clusters {
 
 /// What becomes of a cluster in one reload.
 enum Turn {
-    Change(Ready),
+    Change(Box<Ready>),
     Begin(Box<Newcomer>),
 }
 

@@ -250,6 +250,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_old_session_ends_when_its_successor_was_heard_and_not_before() {
+        let (sender, mut mailbox) = mpsc::channel(8);
+        let ear = Arc::new(Ear::new(sender));
+        let mut sessions = Sessions::default();
+        let wanted =
+            |host: &str| Wanted { cluster: 1, prefix: "/a/".to_owned(), access: Some(access(host)), ear: ear.clone() };
+        let old = Arc::downgrade(&sessions.arrange(vec![wanted("old")]).remove(&1).unwrap());
+        sessions.arrange(vec![wanted("new")]);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(old.upgrade().is_some());
+        ear.hear(sessions.current[0].number, view(1));
+        while old.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(revisions(&mut mailbox), [1]);
+    }
+
+    #[tokio::test]
     async fn a_cluster_without_a_dcs_hears_nothing_more_of_it() {
         let (sender, mut mailbox) = mpsc::channel(8);
         let ear = Arc::new(Ear::new(sender));

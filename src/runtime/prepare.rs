@@ -3,7 +3,7 @@
 //! It reads files, looks up names and opens sockets, so it runs where it may block. What it has opened
 //! closes again when its result is dropped.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime;
@@ -24,7 +24,6 @@ const DESCRIPTORS_FALLBACK: usize = 1024;
 
 /// From what to what.
 pub struct Step {
-    pub old: Option<Config>,
     pub new: Config,
     pub diff: Diff,
     /// Of the old clusters, in their order.
@@ -75,7 +74,7 @@ fn ready(step: &Step, index: usize, cluster: &Cluster, hold_max: usize) -> Resul
     let plane = match open(step, index, cluster, hold_max) {
         Ok(opened) => Some(opened),
         Err(errors) => {
-            problems.extend(errors.iter().map(|error| listen_problem(step, index, error)));
+            problems.extend(errors.iter().map(ToString::to_string));
             None
         }
     };
@@ -112,27 +111,7 @@ fn open(step: &Step, index: usize, cluster: &Cluster, hold_max: usize) -> Result
     Ok((plane, reports, prepared))
 }
 
-/// "Another process listens there" would be wrong when it is this one.
-fn listen_problem(step: &Step, index: usize, error: &ListenError) -> String {
-    let address = error.address.to_string();
-    let own = match step.diff.clusters.get(index) {
-        Some(Origin::Kept { old, .. }) => Some(*old),
-        _ => None,
-    };
-    let others = step.old.iter().flat_map(|old| &old.clusters).enumerate().filter(|(at, _)| Some(*at) != own);
-    let mut services = others.flat_map(|(_, cluster)| cluster.spec.services.iter().map(move |one| (cluster, one)));
-    let ours = services.find(|(_, service)| service.listen.iter().any(|listen| listen.to_string() == address));
-    match ours {
-        Some((cluster, service)) => format!(
-            "service {}: cannot listen on {address}: this router listens there for {}/{} until this reload is done; \
-             take it away there in one reload and give it to this service in the next",
-            error.service, cluster.spec.name, service.name
-        ),
-        None => error.to_string(),
-    }
-}
-
-fn look_at(path: &PathBuf) -> Result<Memories, String> {
+fn look_at(path: &Path) -> Result<Memories, String> {
     let (found, problems) = state_file::peek(path)?;
     state_file::try_folder(path)?;
     for problem in problems {

@@ -42,7 +42,7 @@ impl Station {
         let remembered = recall(config.state_file.as_ref());
         let keeper = Keeper::start(config.state_file.clone(), remembered);
         let diff = Diff::new(None, &config);
-        let step = Step { old: None, new: config.clone(), diff, planes: Vec::new(), data: data.clone() };
+        let step = Step { new: config.clone(), diff, planes: Vec::new(), data: data.clone() };
         let (prospect, bound) = make_ready(step).await?;
         let clusters = Clusters::new(data.clone(), lifecycle.clone());
         let endpoints = Endpoints::new(clusters.roster(), lifecycle.clone());
@@ -75,8 +75,7 @@ impl Station {
         let config = self.read().await?;
         let diff = Diff::new(Some(&self.config), &config);
         let what = diff.to_string();
-        let (old, planes) = (Some(self.config.clone()), self.clusters.planes());
-        let step = Step { old, new: config, diff, planes, data: self.data.clone() };
+        let step = Step { new: config, diff, planes: self.clusters.planes(), data: self.data.clone() };
         let (prospect, bound) = make_ready(step).await?;
         self.become_as(prospect, bound).await;
         Ok(what)
