@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgvane::decide::TargetState::{self, Down, Excluded, Open, Standby, Unknown, Waiting};
 use pgvane::decide::track::MemberTrack;
-use pgvane::model::{CheckStatus, Lsn, Reason, RestAnswer, RestRole, Role, ServiceSpec, Trust};
+use pgvane::model::{CheckStatus, Lsn, MemberFacts, Reason, RestAnswer, RestRole, Role, ServiceSpec, Trust};
 
 use super::bed::{Bed, END, member, outcome, replaying, service, stopped, tags, with_backup, writable};
 
@@ -180,6 +180,10 @@ fn filters_are_judged_from_the_latest_body() {
     assert_eq!(filtered(&bare, zone), (Excluded, Reason::TagMismatch));
     assert_eq!(filtered(&bare, streaming), (Excluded, Reason::NotStreaming));
     assert_eq!(filtered(&bare, lag), (Open, Reason::InService));
+    // A member key from a time when there was a DCS is no body.
+    let mut old = cluster().without_bodies();
+    old.track(2).facts = Some(MemberFacts { tags: tags([("zone", "a")]), ..MemberFacts::default() });
+    assert_eq!(filtered(&old, zone), (Excluded, Reason::TagMismatch));
     // Not asked of the primary.
     let mut spec = service(Role::ReadOnly);
     zone(&mut spec);

@@ -106,6 +106,19 @@ fn whoever_can_write_and_is_not_open_takes_nothing() {
     assert_eq!(bed.targets(&service(Role::Any)), [4, 5]);
 }
 
+/// Who was picked as a reader does not get a session that can write without the leader's confirmation.
+#[test]
+fn a_reader_that_leads_by_now_is_another_target() {
+    let (mut bed, spec) = (cluster(), service(Role::ReadOnly));
+    let reader = bed.routes(&spec).targets[1].clone();
+    assert!(bed.table(&[spec.clone()]).still_opens(&spec.name, &reader));
+    bed.put(1, replaying());
+    bed.put(2, writable());
+    bed.leads(2);
+    assert_eq!(bed.targets(&spec), [1, 2, 3, 5]);
+    assert!(!bed.table(&[spec.clone()]).still_opens(&spec.name, &reader));
+}
+
 #[test]
 fn nobody_is_sent_where_sessions_are_about_to_be_closed() {
     let mut bed = cluster();
