@@ -102,6 +102,13 @@ pub struct Course {
     pub moves: Vec<(u64, bool)>,
 }
 
+impl Course {
+    /// Starts of the checks that reach a listener.
+    pub fn seen(&self) -> impl Iterator<Item = u64> {
+        self.starts.iter().filter(|(_, state)| *state != State::Refused).map(|(at, _)| *at)
+    }
+}
+
 pub fn course(script: &Script, timing: Timing, first: u64, end: u64) -> Course {
     let mut checker = Checker::new(timing, first);
     let mut course = Course::default();

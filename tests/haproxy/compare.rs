@@ -5,15 +5,18 @@ use std::fmt;
 use crate::record::{Batch, Moment, Record};
 use crate::script::Timeline;
 
-/// Two checkers that do the same may differ by this many milliseconds, and by what the machine lagged.
+/// Two checkers that do the same may differ by this many milliseconds in one step.
 pub const TOLERANCE: f64 = 60.0;
-/// And by this share of the time: each rounds the wait for every check up to a millisecond of its own.
+/// Counted from the first check, each adds this share of the time (it rounds every wait up to a
+/// millisecond of its own), and all the lateness of the machine: an interval starts where a check ended.
 pub const DRIFT: f64 = 0.004;
+/// Differences are looked at once more when a program waited longer than this for a processor.
+pub const LATE: f64 = 15.0;
 
 #[derive(Debug)]
 pub enum Outcome {
     Same(Figures),
-    /// The machine was too slow, or the two were not asked the same: says nothing.
+    /// The machine was late, or the two were not asked the same: says nothing.
     Unfit(String),
     Different(Vec<String>),
 }
@@ -29,8 +32,12 @@ pub struct Figures {
     /// Batches of which HAProxy gave more to one server than to another.
     pub uneven: usize,
     pub kills: usize,
+    /// From one check to the next, and from the first check.
+    pub worst_gap: f64,
     pub worst_check: f64,
+    /// From the last check before it.
     pub worst_move: f64,
+    /// From the transition to its sessions' end.
     pub worst_kill: f64,
     pub worst_lag: f64,
 }
@@ -43,6 +50,7 @@ impl Figures {
         self.skipped += other.skipped;
         self.uneven += other.uneven;
         self.kills += other.kills;
+        self.worst_gap = self.worst_gap.max(other.worst_gap);
         self.worst_check = self.worst_check.max(other.worst_check);
         self.worst_move = self.worst_move.max(other.worst_move);
         self.worst_kill = self.worst_kill.max(other.worst_kill);
@@ -53,12 +61,13 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { checks, moves, batches, skipped, uneven, kills, .. } = self;
-        let (check, moved, kill, lag) = (self.worst_check, self.worst_move, self.worst_kill, self.worst_lag);
+        let (gap, check, moved, kill) = (self.worst_gap, self.worst_check, self.worst_move, self.worst_kill);
         write!(
             f,
             "{checks} checks, {moves} transitions, {batches} batches of clients ({skipped} more came beside a \
-             transition; {uneven} spread unevenly by HAProxy), {kills} kills; worst differences: checks {check:.0} ms, transitions {moved:.0} ms, kills {kill:.0} ms; \
-             worst lag {lag:.0} ms"
+             transition; {uneven} spread unevenly by HAProxy), {kills} kills; worst differences in ms: from check to \
+             check {gap:.0}, since the first {check:.0}, transitions {moved:.0}, kills {kill:.0}; worst lag {:.0}",
+            self.worst_lag
         )
     }
 }
@@ -67,99 +76,111 @@ struct Comparison<'a> {
     timeline: &'a Timeline,
     left: &'a Record,
     right: &'a Record,
-    lag: f64,
     figures: Figures,
     different: Vec<String>,
 }
 
 pub fn compare(timeline: &Timeline, left: &Record, right: &Record) -> Outcome {
-    let lag = left.lag.max(right.lag);
-    if lag > TOLERANCE {
-        return Outcome::Unfit(format!("the machine was late by {lag:.0} ms"));
-    }
+    let lag = left.late.most.max(right.late.most);
     let figures = Figures { worst_lag: lag, ..Figures::default() };
-    let mut both = Comparison { timeline, left, right, lag, figures, different: Vec::new() };
+    let mut both = Comparison { timeline, left, right, figures, different: Vec::new() };
     for member in 0..timeline.scripts.len() {
-        if let Err(unfit) = both.checks(member) {
+        if let Err(unfit) = both.checks(member).and_then(|()| both.moves(member)) {
             return Outcome::Unfit(unfit);
         }
-        both.moves(member);
     }
     both.batches();
-    if both.different.is_empty() { Outcome::Same(both.figures) } else { Outcome::Different(both.different) }
+    match both.different {
+        none if none.is_empty() => Outcome::Same(both.figures),
+        lines if lag > LATE => Outcome::Unfit(format!("the machine was late by {lag:.0} ms, and {}", lines.join("; "))),
+        lines => Outcome::Different(lines),
+    }
 }
 
 impl Comparison<'_> {
-    fn tolerance(&self, at: Moment) -> f64 {
-        TOLERANCE + self.lag + DRIFT * at.max(0.0)
+    /// Counted from the first check.
+    fn drift(&self, at: Moment) -> f64 {
+        TOLERANCE + DRIFT * at.max(0.0) + self.left.late.total.max(self.right.late.total)
     }
 
-    /// Where the comparison of a member's checks ends: HAProxy pauses them in maintenance.
+    /// Where the comparison of a member ends: HAProxy pauses its checks in maintenance.
     fn end(&self, member: usize) -> Moment {
         let maint = self.timeline.orders.iter().find(|(_, who, order)| *who == member && *order == "maint");
         maint.map_or(self.timeline.end, |(at, _, _)| *at) as f64
     }
 
+    fn is_at_the_end(&self, member: usize, at: Moment) -> bool {
+        at > self.end(member) - self.drift(at)
+    }
+
     fn checks(&mut self, member: usize) -> Result<(), String> {
         let (left, right) = (&self.left.checks[member], &self.right.checks[member]);
-        let end = self.end(member);
+        let name = format!("m{}", member + 1);
+        let mut before = (0.0, 0.0);
         for (number, ((at, met), (other_at, other_met))) in left.iter().zip(right).enumerate() {
-            let tolerance = self.tolerance(*at);
-            if at.max(*other_at) > end - tolerance {
+            if self.is_at_the_end(member, at.max(*other_at)) {
                 return Ok(());
             }
-            let difference = (at - other_at).abs();
-            if difference > tolerance {
-                let line = format!("check {number} of m{}: {at:.0} and {other_at:.0}", member + 1);
-                self.different.push(line);
+            let (gap, other_gap) = (at - before.0, other_at - before.1);
+            let differences = ((gap - other_gap).abs(), (at - other_at).abs());
+            if differences.0 > TOLERANCE || differences.1 > self.drift(*at) {
+                let what = format!("check {number} of {name}: at {at:.0} after {gap:.0}");
+                self.different.push(format!("{what}, and at {other_at:.0} after {other_gap:.0}"));
                 return Ok(());
             }
             if met != other_met {
-                return Err(format!("check {number} of m{} met {met:?} and {other_met:?}", member + 1));
+                return Err(format!("check {number} of {name} met {met:?} and {other_met:?}"));
             }
             self.figures.checks += 1;
-            self.figures.worst_check = self.figures.worst_check.max(difference);
+            self.figures.worst_gap = self.figures.worst_gap.max(differences.0);
+            self.figures.worst_check = self.figures.worst_check.max(differences.1);
+            before = (*at, *other_at);
         }
         let next = left.get(right.len()).or(right.get(left.len()));
-        if let Some((at, _)) = next.filter(|(at, _)| *at < end - self.tolerance(*at)) {
-            self.different.push(format!("m{} was checked by one of them only at {at:.0}", member + 1));
+        if let Some((at, _)) = next.filter(|(at, _)| !self.is_at_the_end(member, *at)) {
+            self.different.push(format!("{name} was checked by one of them only at {at:.0}"));
         }
         Ok(())
     }
 
-    /// Without what the first check did: HAProxy's servers start up, pgvane's down.
-    fn moves(&mut self, member: usize) {
-        let later = |record: &Record| -> Vec<(Moment, bool)> {
-            let second = record.checks[member].get(1).map_or(0.0, |(at, _)| *at);
-            record.moves[member].iter().copied().filter(|(at, _)| *at >= second).collect()
-        };
-        let (left, right) = (later(self.left), later(self.right));
-        let end = self.end(member);
-        let name = format!("m{}", member + 1);
+    fn moves(&mut self, member: usize) -> Result<(), String> {
+        let (left, right) = (later_moves(self.left, member), later_moves(self.right, member));
         for number in 0..left.len().max(right.len()) {
             let (one, other) = (left.get(number), right.get(number));
-            let earliest = one.iter().chain(&other).map(|(at, _)| *at).fold(f64::MAX, f64::min);
-            let tolerance = self.tolerance(earliest);
-            if earliest > end - tolerance {
-                return;
+            let earliest = one.iter().chain(&other).map(|moved| moved.at).fold(f64::MAX, f64::min);
+            if self.is_at_the_end(member, earliest) {
+                return Ok(());
             }
-            match (one, other) {
-                (Some(one), Some(other)) if one.1 == other.1 && (one.0 - other.0).abs() <= tolerance => {
-                    self.figures.moves += 1;
-                    self.figures.worst_move = self.figures.worst_move.max((one.0 - other.0).abs());
-                }
-                _ => {
-                    self.different.push(format!("transition {number} of {name}: {one:?} and {other:?}"));
-                    return;
-                }
+            let both = format!("transition {number} of m{}: {one:?} and {other:?}", member + 1);
+            let Some((one, other)) = one.zip(other).filter(|(one, other)| one.up == other.up) else {
+                self.different.push(both);
+                return Ok(());
+            };
+            // A listener that closes a moment too late hears of one check more.
+            if one.checks != other.checks {
+                return Err(both);
             }
+            let difference = (one.after - other.after).abs();
+            if difference > TOLERANCE {
+                self.different.push(both);
+                return Ok(());
+            }
+            self.figures.moves += 1;
+            self.figures.worst_move = self.figures.worst_move.max(difference);
         }
+        Ok(())
     }
 
     fn batches(&mut self) {
         let (left, right) = (self.left, self.right);
         for (number, (one, other)) in left.batches.iter().zip(&right.batches).enumerate() {
-            if self.is_beside(one, left) || self.is_beside(other, right) {
+            let members = 0..self.timeline.scripts.len();
+            let passed = |batch: &Batch, record| -> Vec<usize> {
+                let moves = |member| later_moves(record, member).iter().filter(|moved| moved.at < batch.from).count();
+                members.clone().map(moves).collect()
+            };
+            let beside = self.is_beside(one, left) || self.is_beside(other, right);
+            if beside || passed(one, left) != passed(other, right) {
                 self.figures.skipped += 1;
                 continue;
             }
@@ -167,41 +188,77 @@ impl Comparison<'_> {
             self.figures.uneven += usize::from(!one.is_even());
             let same = one.served.keys().eq(other.served.keys()) && one.nobody == other.nobody && other.is_even();
             if !same || !one.strange.is_empty() || !other.strange.is_empty() {
-                let line = format!("clients {number} at {:.0}: {one:?} and {other:?}", one.from);
-                self.different.push(line);
+                self.different.push(format!("clients {number} at {:.0}: {one:?} and {other:?}", one.from));
                 continue;
             }
             self.figures.batches += 1;
-            for (member, closed) in &one.closed {
-                self.closed(number, member, *closed, other.closed[member]);
-            }
+            self.kills(number, one, other);
         }
     }
 
     /// Whether anything happened around the time of these clients.
     fn is_beside(&self, batch: &Batch, record: &Record) -> bool {
-        let tolerance = self.tolerance(batch.to);
-        let near = |at: Moment| at > batch.from - tolerance && at < batch.to + tolerance;
+        let near = |at: Moment| at > batch.from - TOLERANCE && at < batch.to + TOLERANCE;
         let ordered = self.timeline.orders.iter().any(|(at, _, _)| near(*at as f64));
         ordered || record.moves.iter().flatten().any(|(at, _)| near(*at))
     }
 
-    fn closed(&mut self, number: usize, member: &str, one: Option<Moment>, other: Option<Moment>) {
-        let end = self.timeline.end as f64;
-        let earliest = one.into_iter().chain(other).fold(f64::MAX, f64::min);
-        let tolerance = self.tolerance(earliest.min(end));
-        if earliest > end - tolerance {
-            return;
-        }
-        match (one, other) {
-            (Some(one), Some(other)) if (one - other).abs() <= tolerance => {
-                self.figures.kills += 1;
-                self.figures.worst_kill = self.figures.worst_kill.max((one - other).abs());
-            }
-            _ => {
-                let line = format!("a session of {member} from batch {number} was closed at {one:?} and {other:?}");
-                self.different.push(line);
+    /// A session ends when its member goes down, and not otherwise.
+    fn kills(&mut self, number: usize, one: &Batch, other: &Batch) {
+        for member in 0..self.timeline.scripts.len() {
+            let name = format!("m{}", member + 1);
+            let (Some(closed), Some(other_closed)) = (one.closed.get(&name), other.closed.get(&name)) else { continue };
+            let ends = [(self.left, one, closed), (self.right, other, other_closed)].map(|(record, batch, closed)| {
+                let cause = self.cause(record, member, batch.to);
+                match (cause, closed) {
+                    (Some(cause), Some(closed)) => Ok(closed - cause),
+                    (None, None) => Err(true),
+                    // Too late to be seen.
+                    (Some(cause), None) if cause > self.timeline.end as f64 - TOLERANCE => Err(true),
+                    _ => Err(false),
+                }
+            });
+            match ends {
+                [Ok(after), Ok(other_after)] if after.abs().max(other_after.abs()) <= TOLERANCE => {
+                    self.figures.kills += 1;
+                    self.figures.worst_kill = self.figures.worst_kill.max((after - other_after).abs());
+                }
+                // What only one of them lived to see is at the end of the timeline.
+                [Err(true), Err(true) | Ok(_)] | [Ok(_), Err(true)] => {}
+                _ => {
+                    let line =
+                        format!("a session of {name} from batch {number} ended at {closed:?} and {other_closed:?}");
+                    self.different.push(line);
+                }
             }
         }
     }
+
+    /// When a session of this member has to end.
+    fn cause(&self, record: &Record, member: usize, from: Moment) -> Option<Moment> {
+        let down = record.moves[member].iter().find(|(at, up)| !up && *at > from).map(|(at, _)| *at);
+        let maint = Some(self.end(member)).filter(|end| *end < self.timeline.end as f64);
+        down.into_iter().chain(maint).reduce(f64::min)
+    }
+}
+
+/// A transition, by the checks that came before it.
+#[derive(Debug)]
+struct Move {
+    at: Moment,
+    up: bool,
+    /// How many, and how long after the last of them.
+    checks: usize,
+    after: f64,
+}
+
+/// Without what the first check did: HAProxy's servers start up, pgvane's down.
+fn later_moves(record: &Record, member: usize) -> Vec<Move> {
+    let checks = &record.checks[member];
+    let second = checks.get(1).map_or(0.0, |(at, _)| *at);
+    let placed = record.moves[member].iter().filter(|(at, _)| *at >= second).map(|(at, up)| {
+        let checks: Vec<_> = checks.iter().take_while(|(check, _)| check <= at).collect();
+        Move { at: *at, up: *up, checks: checks.len(), after: checks.last().map_or(0.0, |(last, _)| at - last) }
+    });
+    placed.collect()
 }

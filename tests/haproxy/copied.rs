@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
 use crate::arithmetic::{Timing, course};
-use crate::compare::{DRIFT, TOLERANCE};
+use crate::compare::{DRIFT, LATE, TOLERANCE};
 use crate::lag::Lag;
 use crate::members::ms;
 use crate::record::{Front, Record, Stage, conduct};
@@ -138,8 +138,7 @@ async fn pgvane_keeps_to_the_same_numbers() {
 fn the_arithmetic_of_the_timelines_is_the_same() {
     for page in pages().into_iter().filter(|page| page.hole.is_none()) {
         let course = course(&Script(page.states.to_vec()), page.timing, 0, page.end);
-        let seen = course.starts.iter().filter(|(_, state)| *state != State::Refused);
-        assert_eq!(seen.map(|(at, _)| *at).collect::<Vec<_>>(), page.checks, "{}", page.rule);
+        assert_eq!(course.seen().collect::<Vec<_>>(), page.checks, "{}", page.rule);
         let later = course.moves.into_iter().filter(|(at, _)| *at > 0);
         assert_eq!(later.collect::<Vec<_>>(), page.moves, "{}", page.rule);
     }
@@ -159,14 +158,14 @@ async fn first_checks_are_spread_alike() {
             let mut again = 0;
             loop {
                 let record = play(&page, is_pgvane).await;
-                if record.lag > TOLERANCE && again < AGAIN_MAX {
-                    again += 1;
-                    continue;
-                }
                 let firsts: Vec<f64> = record.checks.iter().map(|checks| checks[0].0).collect();
                 let near = |(at, wanted): (&f64, u64)| (at - wanted as f64).abs() <= TOLERANCE;
-                assert!(firsts.iter().zip(expected).all(near), "pgvane: {is_pgvane}; {firsts:?}, not {expected:?}");
-                break;
+                let agree = firsts.iter().zip(expected).all(near);
+                if agree || record.late.most <= LATE || again == AGAIN_MAX {
+                    assert!(agree, "pgvane: {is_pgvane}; {firsts:?}, not {expected:?}");
+                    break;
+                }
+                again += 1;
             }
         }
     }
@@ -184,15 +183,15 @@ async fn play_all(is_pgvane: bool) {
             });
         }
         for (page, record) in playing.join_all().await {
-            if record.lag > TOLERANCE {
-                println!("{}: the machine was late by {:.0} ms in attempt {attempt}", page.rule, record.lag);
+            let Err(why) = agrees(&page, &record) else { continue };
+            println!("{} in attempt {attempt}: {why}", page.rule);
+            if record.late.most > LATE && attempt < AGAIN_MAX {
                 todo.push(page);
-            } else if let Err(why) = agrees(&page, &record) {
+            } else {
                 wrong.push(format!("{}: {why}\n{record}", page.rule));
             }
         }
     }
-    assert!(todo.is_empty(), "the machine was late");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -225,7 +224,7 @@ async fn play(page: &Page, is_pgvane: bool) -> Record {
 
 /// Checks and transitions at their moments; what the first check did is not compared.
 fn agrees(page: &Page, record: &Record) -> Result<(), String> {
-    let near = |at: f64, wanted: u64| (at - wanted as f64).abs() <= TOLERANCE + record.lag + DRIFT * at;
+    let near = |at: f64, wanted: u64| (at - wanted as f64).abs() <= TOLERANCE + record.late.total + DRIFT * at;
     let checks: Vec<f64> = record.checks[0].iter().map(|(at, _)| *at).collect();
     if checks.len() != page.checks.len() || !checks.iter().zip(page.checks).all(|(at, wanted)| near(*at, *wanted)) {
         return Err(format!("checks at {checks:.0?}, not {:?}", page.checks));

@@ -5,15 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use pgvane::runtime::clock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::lag::Lag;
+use crate::lag::{Lag, Late, watch_process};
 use crate::members::client::{Client, Failure};
 use crate::members::ms;
 use crate::members::ports::Port;
-use crate::script::{Script, Timeline};
+use crate::script::{Change, MEMBERS, Timeline};
 use crate::stand::PATIENCE;
 use crate::stand::clients::visit;
 use crate::stand::haproxy::{HaProxy, Listen};
@@ -39,7 +40,14 @@ impl Front {
         }
     }
 
-    pub fn moves(&self) -> Vec<(Instant, String, bool)> {
+    fn id(&self) -> u32 {
+        match self {
+            Front::HaProxy(haproxy) => haproxy.id(),
+            Front::Pgvane(pgvane, _) => pgvane.id(),
+        }
+    }
+
+    fn moves(&self) -> Vec<(Instant, String, bool)> {
         match self {
             Front::HaProxy(haproxy) => haproxy.moves(),
             Front::Pgvane(pgvane, cluster) => pgvane.moves(cluster, "/check"),
@@ -99,8 +107,8 @@ pub struct Record {
     /// Of each member: when it went up or down.
     pub moves: Vec<Vec<(Moment, bool)>>,
     pub batches: Vec<Batch>,
-    /// How much later than asked this process ran at worst, in milliseconds.
-    pub lag: f64,
+    /// How late this process and the checker ran.
+    pub late: Late,
 }
 
 /// Some clients in a row.
@@ -138,7 +146,7 @@ impl fmt::Display for Record {
             let rounded: Vec<_> = closed.iter().map(|(who, at)| (who, at.map(|at| at.round()))).collect();
             writeln!(f, "  clients at {from:.0}: served {served:?}, {nobody} by nobody, closed {rounded:?}")?;
         }
-        write!(f, "  lag {:.0} ms", self.lag)
+        write!(f, "  late by at most {:.0} ms, together {:.0} ms", self.late.most, self.late.total)
     }
 }
 
@@ -146,8 +154,10 @@ impl fmt::Display for Record {
 pub async fn conduct(stage: &Stage, front: Front, timeline: &Timeline, lag: &Lag) -> Record {
     let zero = stage.first_check().await;
     let mut acting = JoinSet::new();
-    for (node, script) in stage.nodes.iter().zip(&timeline.scripts) {
-        acting.spawn(perform(node.rest.manner(), script.clone(), zero));
+    let firsts = timeline.timing.first_checks(MEMBERS as u64);
+    for ((node, script), first) in stage.nodes.iter().zip(&timeline.scripts).zip(firsts) {
+        let changes = script.changes(timeline.timing, first, timeline.end);
+        acting.spawn(perform(node.rest.manner(), node.rest.came(), changes));
     }
     let orders = async {
         for (at, member, order) in &timeline.orders {
@@ -155,8 +165,16 @@ pub async fn conduct(stage: &Stage, front: Front, timeline: &Timeline, lag: &Lag
             front.order(&stage.nodes[*member].name, order).await;
         }
     };
-    let ((), batches) = tokio::join!(orders, clients(stage, timeline, zero));
-    sleep_until(zero + ms(timeline.end)).await;
+    let program_late = Mutex::new(Late::default());
+    let lived = async {
+        let ((), batches) = tokio::join!(orders, clients(stage, timeline, zero));
+        sleep_until(zero + ms(timeline.end)).await;
+        batches
+    };
+    let batches = tokio::select! {
+        batches = lived => batches,
+        () = watch_process(front.id(), &program_late) => unreachable!("it never returns"),
+    };
     let mut moves = vec![Vec::new(); stage.nodes.len()];
     for (at, who, up) in front.moves() {
         let member = stage.nodes.iter().position(|node| node.name == who).expect("a member");
@@ -164,12 +182,14 @@ pub async fn conduct(stage: &Stage, front: Front, timeline: &Timeline, lag: &Lag
     }
     let checks = |node: &Node| node.rest.asked().iter().map(|asked| (moment(zero, asked.at), asked.state)).collect();
     let checks = stage.nodes.iter().map(checks).collect();
-    Record { checks, moves, batches, lag: lag.worst(zero, clock::now()) }
+    let late = lag.within(zero, clock::now()).and(*program_late.lock());
+    Record { checks, moves, batches, late }
 }
 
-async fn perform(manner: watch::Sender<Manner>, script: Script, zero: Instant) {
-    for (at, state) in script.0 {
-        sleep_until(zero + ms(at)).await;
+async fn perform(manner: watch::Sender<Manner>, mut came: watch::Receiver<Vec<Instant>>, changes: Vec<Change>) {
+    for Change { check, after, state } in changes {
+        let Ok(asked_at) = came.wait_for(|came| came.len() > check).await.map(|came| came[check]) else { return };
+        sleep_until(asked_at + ms(after)).await;
         manner.send_modify(|manner| manner.state = state);
     }
 }

@@ -1,7 +1,7 @@
 //! Timelines: what three members do, what an operator orders and when clients come. Milliseconds
 //! from the first check, which is each checker's own.
 
-use crate::arithmetic::{Checker, Timing};
+use crate::arithmetic::{Checker, Timing, course};
 use crate::prng::Prng;
 use crate::stand::node::State;
 
@@ -21,6 +21,27 @@ pub struct Script(pub Vec<(u64, State)>);
 impl Script {
     pub fn at(&self, moment: u64) -> State {
         self.0.iter().rev().find(|(from, _)| *from <= moment).map_or(self.0[0].1, |(_, state)| *state)
+    }
+}
+
+/// A change of state: so many milliseconds after the check with this number has come. So the lateness of
+/// a busy machine does not move it from one check to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub check: usize,
+    pub after: u64,
+    pub state: State,
+}
+
+impl Script {
+    /// Every change by the last check before it that its listener sees.
+    pub fn changes(&self, timing: Timing, first: u64, end: u64) -> Vec<Change> {
+        let seen: Vec<u64> = course(self, timing, first, end).seen().collect();
+        let change = |(at, state): &(u64, State)| {
+            let check = seen.iter().rposition(|start| start <= at)?;
+            Some(Change { check, after: at - seen[check], state: *state })
+        };
+        self.0[1..].iter().filter_map(change).collect()
     }
 }
 

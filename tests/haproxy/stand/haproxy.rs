@@ -131,6 +131,10 @@ impl HaProxy {
         self.said.lock().iter().filter_map(|(at, line)| moved(line).map(|(who, up)| (*at, who, up))).collect()
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// All of its log.
     pub fn log(&self) -> String {
         self.said.lock().iter().fold(String::new(), |text, (_, line)| text + line + "\n")
@@ -150,18 +154,11 @@ impl Drop for HaProxy {
     }
 }
 
-/// `Server any/m1 is DOWN, reason: ...`
+/// `Server any/m1 is DOWN, reason: ...`; other lines tell what an operator did to a server.
 fn moved(line: &str) -> Option<(String, bool)> {
-    let rest = line.split_once("Server ")?.1;
-    let (server, rest) = rest.split_once(" is ")?;
-    let up = if rest.starts_with("UP") {
-        true
-    } else if rest.starts_with("DOWN") {
-        false
-    } else {
-        return None;
-    };
-    Some((server.split_once('/')?.1.to_owned(), up))
+    let (server, rest) = line.split_once("Server ")?.1.split_once(" is ")?;
+    let up = rest.starts_with("UP, reason: ");
+    (up || rest.starts_with("DOWN, reason: ")).then(|| Some((server.split_once('/')?.1.to_owned(), up)))?
 }
 
 async fn hear(log: UnixDatagram, said: Arc<Mutex<Vec<(Instant, String)>>>) {
@@ -176,7 +173,7 @@ fn text(folder: &TempDir, check_timeout: &str, sections: &str) -> String {
     format!(
         "global\n    maxconn 5000\n    nbthread 1\n    log {path}/log local0\n    \
          stats socket {path}/admin mode 600 level admin expose-fd listeners\n\
-         defaults\n    mode tcp\n    log global\n    option log-health-checks\n    option dontlog-normal\n    \
+         defaults\n    mode tcp\n    log global\n    option dontlog-normal\n    \
          retries 3\n    timeout client 24h\n    timeout server 24h\n    timeout connect 3s\n    timeout queue 3s\n    \
          timeout check {check_timeout}\n{sections}"
     )

@@ -85,6 +85,7 @@ pub struct Rest {
     pub port: u16,
     manner: watch::Sender<Manner>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    came: Arc<watch::Sender<Vec<Instant>>>,
     _server: JoinSet<()>,
 }
 
@@ -147,10 +148,10 @@ impl Rest {
         let first = Manner { state: State::Status(200), paths: BTreeMap::new(), body: String::new() };
         let (manner, seen) = watch::channel(first);
         let port = Port::reserve();
-        let (number, asked) = (port.number, Arc::new(Mutex::default()));
+        let (number, asked, came) = (port.number, Arc::new(Mutex::default()), Arc::new(watch::Sender::default()));
         let mut server = JoinSet::new();
-        server.spawn(serve(port, seen, asked.clone(), zero.clone()));
-        Rest { port: number, manner, asked, _server: server }
+        server.spawn(serve(port, seen, asked.clone(), came.clone(), zero.clone()));
+        Rest { port: number, manner, asked, came, _server: server }
     }
 
     pub fn set(&self, change: impl FnOnce(&mut Manner)) {
@@ -165,6 +166,11 @@ impl Rest {
         self.manner.clone()
     }
 
+    /// When connections came, as they come.
+    pub fn came(&self) -> watch::Receiver<Vec<Instant>> {
+        self.came.subscribe()
+    }
+
     pub fn at(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
@@ -175,7 +181,13 @@ impl Rest {
     }
 }
 
-async fn serve(port: Port, mut manner: watch::Receiver<Manner>, asked: Arc<Mutex<Vec<Asked>>>, zero: Zero) {
+async fn serve(
+    port: Port,
+    mut manner: watch::Receiver<Manner>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    came: Arc<watch::Sender<Vec<Instant>>>,
+    zero: Zero,
+) {
     let mut connections = JoinSet::new();
     while manner.wait_for(|now| now.state != State::Refused).await.is_ok() {
         let listener = port.listen();
@@ -191,6 +203,7 @@ async fn serve(port: Port, mut manner: watch::Receiver<Manner>, asked: Arc<Mutex
                         asked.push(Asked { at, state: manner.state, request: String::new(), ending: None });
                         asked.len() - 1
                     };
+                    came.send_modify(|came| came.push(at));
                     connections.spawn(attend(stream, manner, asked.clone(), number));
                 },
                 _ = closing.wait_for(|now| now.state == State::Refused) => break,

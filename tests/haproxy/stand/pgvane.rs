@@ -104,6 +104,10 @@ impl Pgvane {
             .collect()
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn log(&self) -> String {
         self.said.lock().iter().fold(String::new(), |text, (_, line)| text + line + "\n")
     }
