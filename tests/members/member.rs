@@ -1,6 +1,6 @@
 //! One simulated member: its facts, its REST API and its PostgreSQL port.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,11 @@ impl Member {
             key["tags"] = facts.tags.clone();
         }
         key
+    }
+
+    /// Where its PostgreSQL listens.
+    pub fn postgres_at(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.postgres_port))
     }
 
     pub fn api(&self) -> String {
