@@ -1,6 +1,6 @@
 //! One checker lives through one timeline, and what was seen of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,8 +100,9 @@ impl Stage {
 /// Milliseconds after the first check.
 pub type Moment = f64;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Record {
+    pub is_haproxy: bool,
     /// Of each member: when a check came, and what it met.
     pub checks: Vec<Vec<(Moment, State)>>,
     /// Of each member: when it went up or down.
@@ -126,10 +127,35 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Everybody served as many as everybody else.
-    pub fn is_even(&self) -> bool {
-        let first = self.served.values().next();
-        self.served.values().all(|served| Some(served) == first)
+    /// All of these served as many as the others.
+    pub fn is_even(&self, usable: &BTreeSet<String>) -> bool {
+        let share = CLIENTS.checked_div(usable.len() as u32).unwrap_or(0);
+        usable.iter().all(|member| self.served.get(member) == Some(&share))
+    }
+
+    /// Nobody else served, and nobody was turned away while there was somebody.
+    pub fn is_within(&self, usable: &BTreeSet<String>) -> bool {
+        let turned_away = if usable.is_empty() { CLIENTS } else { 0 };
+        self.served.keys().all(|member| usable.contains(member))
+            && self.nobody == turned_away
+            && self.strange.is_empty()
+    }
+}
+
+impl Record {
+    /// Whom clients may meet at this moment, by the transitions that were seen and by orders.
+    pub fn usable(&self, timeline: &Timeline, at: Moment) -> BTreeSet<String> {
+        let is_up = |member: usize| {
+            let last = self.moves[member].iter().rev().find(|(moved, _)| *moved <= at);
+            // Before the first check, HAProxy's servers are up.
+            last.map_or(self.is_haproxy, |(_, up)| *up)
+        };
+        let is_ready = |member: usize| {
+            let last = timeline.orders.iter().rev().find(|(ordered, who, _)| *who == member && *ordered as f64 <= at);
+            last.is_none_or(|(_, _, order)| *order == "ready")
+        };
+        let usable = (0..self.moves.len()).filter(|member| is_up(*member) && is_ready(*member));
+        usable.map(|member| format!("m{}", member + 1)).collect()
     }
 }
 
@@ -183,7 +209,7 @@ pub async fn conduct(stage: &Stage, front: Front, timeline: &Timeline, lag: &Lag
     let checks = |node: &Node| node.rest.asked().iter().map(|asked| (moment(zero, asked.at), asked.state)).collect();
     let checks = stage.nodes.iter().map(checks).collect();
     let late = lag.within(zero, clock::now()).and(*program_late.lock());
-    Record { checks, moves, batches, late }
+    Record { is_haproxy: matches!(front, Front::HaProxy(_)), checks, moves, batches, late }
 }
 
 async fn perform(manner: watch::Sender<Manner>, mut came: watch::Receiver<Vec<Instant>>, changes: Vec<Change>) {
