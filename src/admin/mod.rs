@@ -65,6 +65,7 @@ pub enum OrdersFrom {
 pub struct Lifecycle {
     stopping: AtomicBool,
     process: process::Process,
+    orders: Mutex<OrdersFrom>,
     reloads: Mutex<Reloads>,
     /// Clusters that were removed from the configuration and still have sessions.
     leaving: AtomicUsize,
@@ -76,6 +77,7 @@ impl Default for Lifecycle {
         Lifecycle {
             stopping: AtomicBool::new(false),
             process: process::Process::started_now(),
+            orders: Mutex::default(),
             reloads: Mutex::default(),
             leaving: AtomicUsize::default(),
         }
@@ -96,6 +98,15 @@ pub struct Reloads {
 impl Lifecycle {
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
+    }
+
+    /// From here on orders are taken from these.
+    pub fn obey(&self, orders: OrdersFrom) {
+        *self.orders.lock() = orders;
+    }
+
+    pub fn obeys(&self) -> OrdersFrom {
+        *self.orders.lock()
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::model::{HostPort, Role};
 use crate::runtime::clock;
 
 use super::orders::{self, Refusal};
-use super::{Lifecycle, OrdersFrom, Source, haproxy, metrics, ready, status};
+use super::{Lifecycle, Source, haproxy, metrics, ready, status};
 
 /// Open connections to the admin endpoint; the next one waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -46,13 +46,12 @@ pub async fn bind(at: &HostPort) -> io::Result<TcpListener> {
 struct Site {
     source: Arc<dyn Source>,
     lifecycle: Arc<Lifecycle>,
-    orders: OrdersFrom,
     own_name: String,
 }
 
-/// Answers until the task is dropped. `orders` says whose orders are taken.
-pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, lifecycle: Arc<Lifecycle>, orders: OrdersFrom) {
-    let site = Arc::new(Site { source, lifecycle, orders, own_name: orders::own_name() });
+/// Answers until the task is dropped.
+pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, lifecycle: Arc<Lifecycle>) {
+    let site = Arc::new(Site { source, lifecycle, own_name: orders::own_name() });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -136,7 +135,7 @@ impl Site {
             let report = orders::find(&address, &reports)?;
             return Ok(json(StatusCode::OK, &status::of_member(report, &address.member, clock::now())));
         };
-        let taken = orders::permitted(self.orders, peer, request.headers(), &self.own_name)
+        let taken = orders::permitted(self.lifecycle.obeys(), peer, request.headers(), &self.own_name)
             .and_then(|()| orders::order(verb, request.uri().query()))
             .and_then(|order| Ok((order, orders::pass_on(&address, order, self.source.as_ref())?)));
         let (cluster, member) = (&address.cluster, &address.member);

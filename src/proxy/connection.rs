@@ -35,7 +35,7 @@ pub struct Plumbing {
 pub async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer: Peer) {
     let service = slot.service().clone();
     // Its line, written at the end, counts this client: the slot goes last.
-    let mut record = Box::new(Record::new(plumbing.registry.cluster.clone(), service.clone(), peer));
+    let mut record = Box::new(Record::new(plumbing.registry.routes().cluster.clone(), service.clone(), peer));
     // Boxed, so that a session does not carry the room its handshake needed.
     let outcome = Box::pin(handshake(&plumbing, &service, client, &mut record)).await;
     match outcome {

@@ -131,17 +131,20 @@ impl Registry {
         self.services.load().values().cloned().collect()
     }
 
-    /// A table that does not know a service yet makes its clients wait, as before the first table.
+    /// A table that does not know a service yet, or knows it in another role, makes its clients wait, as
+    /// before the first table.
     fn completed(&self, routes: Arc<Routes>) -> Arc<Routes> {
         let now = clock::now();
         let services = self.services.load();
-        let missing =
-            services.values().filter(|service| !service.is_removed() && routes.service(&service.name).is_none());
+        let is_known =
+            |service: &Service| routes.service(&service.name).is_some_and(|r| r.spec.role == service.spec().role);
+        let missing = services.values().filter(|service| !service.is_removed() && !is_known(service));
         let missing: Vec<ServiceRoutes> = missing.map(|service| starting(service.spec(), now)).collect();
         if missing.is_empty() {
             return routes;
         }
         let mut completed = Routes::clone(&routes);
+        completed.services.retain(|known| missing.iter().all(|new| new.spec.name != known.spec.name));
         completed.services.extend(missing);
         Arc::new(completed)
     }

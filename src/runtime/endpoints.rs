@@ -1,12 +1,12 @@
 //! The admin endpoint's listeners.
 
-use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, Lifecycle};
+use crate::admin::{self, Lifecycle, OrdersFrom};
+use crate::config::{self, Admin};
 use crate::model::HostPort;
 
 use super::clusters::Roster;
@@ -38,8 +38,6 @@ pub struct Endpoints {
 
 struct Endpoint {
     at: HostPort,
-    /// The same socket a second time: who answers may change without a moment in which nobody listens.
-    listener: Option<StdListener>,
     answering: AbortHandle,
 }
 
@@ -49,7 +47,7 @@ impl Endpoints {
     }
 
     /// Closes what is no longer configured and answers at what is.
-    pub fn become_as(&mut self, diff: &Diff, bound: Bound) {
+    pub fn become_as(&mut self, diff: &Diff, admin: Option<&Admin>, bound: Bound) {
         self.open.retain(|endpoint| {
             let stays = !diff.admin_removed.contains(&endpoint.at);
             if !stays {
@@ -58,45 +56,24 @@ impl Endpoints {
             }
             stays
         });
-        if diff.orders {
-            self.answer_anew();
-        }
+        self.lifecycle.obey(orders_from(admin));
         for (at, listener) in bound {
             tracing::info!(target: "pgvane::run", %at, "admin endpoint");
             self.answer(at, listener);
         }
     }
 
-    /// Whose orders are taken is told to those who answer when they begin.
-    fn answer_anew(&mut self) {
-        for endpoint in std::mem::take(&mut self.open) {
-            let again = endpoint.listener.as_ref().map(|listener| listener.try_clone().and_then(TcpListener::from_std));
-            match again {
-                Some(Ok(listener)) => {
-                    endpoint.answering.abort();
-                    self.answer(endpoint.at, listener);
-                }
-                Some(Err(_)) | None => {
-                    tracing::error!(
-                        target: "pgvane::reload", at = %endpoint.at,
-                        "out of descriptors: this admin endpoint still takes the orders that it took before"
-                    );
-                    self.open.push(endpoint);
-                }
-            }
-        }
-    }
-
     fn answer(&mut self, at: HostPort, listener: TcpListener) {
-        let (listener, again) = twice(listener);
-        let Some(listener) = listener else { return };
-        let serve = admin::serve(listener, self.source.clone(), self.lifecycle.clone(), admin::OrdersFrom::default());
-        self.open.push(Endpoint { at, listener: again, answering: tokio::spawn(serve).abort_handle() });
+        let serve = admin::serve(listener, self.source.clone(), self.lifecycle.clone());
+        self.open.push(Endpoint { at, answering: tokio::spawn(serve).abort_handle() });
     }
 }
 
-fn twice(listener: TcpListener) -> (Option<TcpListener>, Option<StdListener>) {
-    let Ok(first) = listener.into_std() else { return (None, None) };
-    let second = first.try_clone().ok();
-    (TcpListener::from_std(first).ok(), second)
+/// The configuration's word as the endpoint's.
+fn orders_from(admin: Option<&Admin>) -> OrdersFrom {
+    match admin.map(|admin| admin.orders).unwrap_or_default() {
+        config::OrdersFrom::Nobody => OrdersFrom::Nobody,
+        config::OrdersFrom::Loopback => OrdersFrom::Loopback,
+        config::OrdersFrom::Everybody => OrdersFrom::Everybody,
+    }
 }

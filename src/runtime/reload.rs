@@ -112,7 +112,7 @@ impl Station {
             self.keeper.move_to(new.state_file.clone(), found);
         }
         let told = self.clusters.become_as(&new, &diff, clusters, hold_max, &self.keeper);
-        self.endpoints.become_as(&diff, bound);
+        self.endpoints.become_as(&diff, new.admin.as_ref(), bound);
         self.config = new;
         for done in told {
             // A driver that is gone has said so.

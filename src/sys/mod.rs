@@ -1,4 +1,3 @@
 //! Every unsafe line, each behind a function that is safe to call, with why it is sound.
 
-pub mod local_time;
 pub mod readiness;

@@ -61,7 +61,9 @@ impl Bed {
         let source = Arc::new(Fake { reports, answer, ordered: Mutex::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        tokio::spawn(admin::serve(listener, source.clone(), Arc::new(Lifecycle::default()), orders));
+        let lifecycle = Arc::new(Lifecycle::default());
+        lifecycle.obey(orders);
+        tokio::spawn(admin::serve(listener, source.clone(), lifecycle));
         Bed { at, source }
     }
 

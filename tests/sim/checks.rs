@@ -1,7 +1,7 @@
 //! What must never be seen. Every check asks the world itself, not the router's own opinion.
 
 use pgvane::decide::{Event, Routes, ViewSource};
-use pgvane::model::{AdminState, OnDcsLoss, Reason, ServiceName};
+use pgvane::model::{AdminState, OnDcsLoss, Reason, ServiceName, Trust};
 
 use super::member::{Agent, Member, Pg, Rest};
 use super::shell::{Knowledge, Session};
@@ -115,6 +115,10 @@ impl World {
         if !session.writes {
             return;
         }
+        // Checks alone are as old as their interval: HAProxy's way knows no better.
+        if self.routers[r].spec.trust == Trust::Rest {
+            return;
+        }
         let member = &self.members[session.member];
         let name = member.name.clone();
         if member.pg == Pg::Recovery {
@@ -157,6 +161,9 @@ impl World {
 
     fn is_good(&self, r: usize, session: &Session) -> bool {
         let (shell, member) = (&self.routers[r], &self.members[session.member]);
+        if shell.spec.trust == Trust::Rest {
+            return false;
+        }
         let long_ago = |at: Micros| self.now >= at + SETTLED;
         let lives = session.opened_at >= member.pg_lost_at && member.serves();
         let reached =
@@ -193,6 +200,9 @@ impl World {
 
     /// The leader is open within 100 ms of being writable wherever nothing stands in the way.
     pub fn check_liveness(&mut self, r: usize) {
+        if self.routers[r].spec.trust == Trust::Rest {
+            return;
+        }
         let Some(leader) = self.etcd.leader().cloned() else { return };
         let Some(m) = self.member_named(&leader) else { return };
         let Some(since) = self.open_expected_since(r, m) else { return };

@@ -3,16 +3,15 @@
 //! Local daemons get what the C library's `syslog()` sends (RFC 3164 without the host, which they fill
 //! in); over the network it is RFC 5424.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tracing::Level;
 
 use crate::config::Facility;
-use crate::sys::local_time::{LocalTime, local_time};
 
 /// Longer datagrams are cut. RFC 5424, section 6.1: receivers should take 2048 octets. RFC 3164's limit
 /// of 1024 was for relays; daemons on the same machine take more, and a session's line as JSON needs it.
 pub(super) const DATAGRAM_BYTES_MAX: usize = 2048;
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-const DAY_SECONDS: i64 = 86_400;
 
 /// What begins every datagram of one target.
 #[derive(Debug, Clone)]
@@ -89,35 +88,17 @@ fn cut(text: &mut String, bytes_max: usize) {
 
 /// `Oct 11 22:14:15`, RFC 3164, section 4.1.2: the local time.
 fn local(at: f64) -> String {
-    let Some(LocalTime { month, day, hour, minute, second }) = local_time(at as i64) else {
-        return "Jan  1 00:00:00".to_owned();
-    };
-    let month = MONTHS.get(month).unwrap_or(&MONTHS[0]);
-    format!("{month} {day:>2} {hour:02}:{minute:02}:{second:02}")
+    timestamp(at).to_zoned(TimeZone::system()).strftime("%b %e %H:%M:%S").to_string()
 }
 
 /// `2003-10-11T22:14:15.003Z`.
 fn universal(at: f64) -> String {
-    let millis = (at * 1000.0) as i64;
-    let (seconds, millis) = (millis.div_euclid(1000), millis.rem_euclid(1000));
-    let (days, of_day) = (seconds.div_euclid(DAY_SECONDS), seconds.rem_euclid(DAY_SECONDS));
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    timestamp(at).strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
-/// Year, month from 1 and day from 1 of a day since 1970 (H. Hinnant, "chrono-compatible low-level date
-/// algorithms", `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+/// `at` is in seconds since 1970.
+fn timestamp(at: f64) -> Timestamp {
+    Timestamp::from_millisecond((at * 1000.0).round() as i64).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -170,13 +151,5 @@ mod tests {
             let told = text(&network(), Level::INFO, &format!("{}{}", "x".repeat(pad), "€".repeat(2000)));
             assert!(told.len() <= DATAGRAM_BYTES_MAX && told.len() > DATAGRAM_BYTES_MAX - 3, "{}", told.len());
         }
-    }
-
-    #[test]
-    fn days_are_dates() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(-1), (1969, 12, 31));
-        assert_eq!(civil(19_782), (2024, 2, 29));
-        assert_eq!(civil(19_783), (2024, 3, 1));
     }
 }
