@@ -66,6 +66,9 @@ pub async fn relay(established: &mut Established) -> End {
             }
             let upward = up.poll_step(cx, client, server, &fence);
             let downward = down.poll_step(cx, server, client, &fence);
+            // Before anything returns: a broken session's bytes count, too.
+            guard.add_to_server(up.take_moved());
+            guard.add_to_client(down.take_moved());
             match (&upward, &downward) {
                 (Poll::Ready(Err(broken)), _) => return Poll::Ready(broken.end(Side::Client)),
                 // After a client's goodbye a server may well reset: it does when something was left unread.
@@ -73,8 +76,6 @@ pub async fn relay(established: &mut Established) -> End {
                 (_, Poll::Ready(Err(broken))) => return Poll::Ready(broken.end(Side::Server)),
                 _ => {}
             }
-            guard.add_to_server(up.take_moved());
-            guard.add_to_client(down.take_moved());
             if up.is_done() && down.is_done() {
                 return Poll::Ready(if server_closed_first { End::ServerClosed } else { End::ClientClosed });
             }

@@ -161,9 +161,16 @@ impl Bed {
     }
 }
 
-/// A port that nobody uses just now.
+/// A port where nobody listens, kept from all that leave the choice to the kernel until this process
+/// ends. Whoever allows reuse, as listeners do, may have it.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([0, 0, 0, 0], 0)).into()).unwrap();
+    // Only now: the kernel must not have chosen one that is kept already.
+    socket.set_reuse_address(true).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 pub fn startup() -> Vec<u8> {
