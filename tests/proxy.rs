@@ -6,5 +6,7 @@ mod bed;
 mod close;
 #[path = "proxy/hold.rs"]
 mod hold;
+#[path = "proxy/queue.rs"]
+mod queue;
 #[path = "proxy/startup.rs"]
 mod startup;

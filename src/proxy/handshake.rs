@@ -5,7 +5,7 @@
 //! in the queue, and its packet is sent to the next target.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::decide::balance::client_hash;
 use crate::decide::{Suspicion, Target};
 use crate::model::{Reason, ServiceSpec};
 use crate::runtime::clock;
@@ -21,12 +22,14 @@ use super::cancel;
 use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
-use super::hold::{Admission, Grant, Permit, Place, RETRY_PAUSE, Ticket, Verdict};
+use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, Slot, Ticket, Verdict};
 use super::sessions::{Service, SessionGuard};
 use super::startup::{self, FirstAnswer, Kind};
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts at one target, or `connect_timeout` where that is shorter.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For the first packet of a client that had connected just before the router began to stop.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 4096;
@@ -38,12 +41,15 @@ pub struct Established {
     pub guard: SessionGuard,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    /// Given back when all of this is dropped.
+    pub slot: Slot,
 }
 
 /// A server that has not answered yet. The permit lets the next held client go once it has.
 struct Server {
     stream: TcpStream,
     guard: SessionGuard,
+    slot: Slot,
     permit: Option<Permit>,
 }
 
@@ -66,20 +72,20 @@ pub struct Handshake<'a> {
     ticket: Ticket,
     /// The last thing that went wrong with a target.
     failure: Option<Suspicion>,
-    failures: u32,
+    connects_failed: u32,
 }
 
 impl<'a> Handshake<'a> {
     pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, peer: SocketAddr) -> Self {
-        let (client, ticket) = (Client::new(client), Ticket::new(clock::now()));
-        Handshake { plumbing, service, peer, client, ticket, failure: None, failures: 0 }
+        let (client, ticket) = (Client::new(client), Ticket::new(clock::now(), client_of(peer)));
+        Handshake { plumbing, service, peer, client, ticket, failure: None, connects_failed: 0 }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
     pub async fn run(mut self) -> Result<Established, Reason> {
         let mut server = None;
         let mut request = self.first_request().await?;
-        self.ticket = Ticket::new(clock::now());
+        self.ticket = Ticket::new(clock::now(), client_of(self.peer));
         loop {
             if request.kind == Kind::Cancel {
                 drop(server);
@@ -175,8 +181,8 @@ impl<'a> Handshake<'a> {
     async fn reach(&mut self) -> Result<Server, Unserved> {
         loop {
             let grant = self.grant().await?;
-            let Grant { target, generation, permit } = grant;
-            let spec = self.spec();
+            let Grant { target, generation, permit, slot } = grant;
+            let (spec, suspects) = (self.spec(), &self.plumbing.suspects);
             let outcome = tokio::select! {
                 outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
                 // A host that died swallows connects; nobody waits for it once there is another.
@@ -184,8 +190,12 @@ impl<'a> Handshake<'a> {
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
             };
             let stream = match outcome {
-                Ok(stream) => stream,
+                Ok(stream) => {
+                    suspects.connected(&spec.name, &target.member);
+                    stream
+                }
                 Err(ConnectError::Member(suspicion)) => {
+                    suspects.connect_failed(&spec.name, &target.member, spec.check.observe.error_limit);
                     self.failed(&target, generation, suspicion);
                     continue;
                 }
@@ -193,74 +203,86 @@ impl<'a> Handshake<'a> {
             };
             // Stale: the table has changed since, and the next grant comes from the new one.
             if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation, self.peer) {
-                return Ok(Server { stream, guard, permit: Some(permit) });
+                return Ok(Server { stream, guard, slot, permit: Some(permit) });
             }
         }
     }
 
     async fn grant(&mut self) -> Result<Grant, Unserved> {
         loop {
-            if self.failures > self.spec().retries && !self.ticket.tried.is_empty() {
-                self.exhausted()?;
+            // `retries: 3` is four attempts, as in HAProxy. Those on the writer of a cluster wait for its
+            // proof instead of being counted.
+            if self.connects_failed > self.spec().retries {
+                return Err(self.refusal(Reason::RetriesExhausted, None));
             }
             let verdict = match self.plumbing.registry.admit(self.service, &mut self.ticket) {
                 Admission::Now(verdict) => verdict,
                 Admission::Wait(place) => self.hold(place).await?,
-                Admission::Refused { why, reason, since } => {
-                    let reason = self.failure.map_or(reason, Suspicion::reason);
-                    return Err(Unserved::Refused(Refusal { why, reason, since }));
-                }
+                Admission::Refused { why, crowd } => return Err(self.refusal(why, crowd)),
             };
             match verdict {
                 Verdict::Go(grant) => return Ok(grant),
-                Verdict::Exhausted => self.exhausted()?,
+                Verdict::Exhausted => self.exhausted().await?,
             }
         }
     }
 
-    /// Every target failed this client. Servers that start or stop are worth a wait, a dead one is not.
-    fn exhausted(&mut self) -> Result<(), Unserved> {
-        let worth_waiting = matches!(self.failure, Some(Suspicion::StartupRejected | Suspicion::StartupEof));
-        if worth_waiting {
+    /// Every target failed this client. Servers that start or stop are worth a wait; of one that cannot be
+    /// reached another attempt follows after HAProxy's pause (src/backend.c, `back_handle_st_cer`), or as
+    /// soon as there is another target.
+    async fn exhausted(&mut self) -> Result<(), Unserved> {
+        if self.failure.is_some_and(is_startup) {
             self.ticket.tried.clear();
             self.ticket.failed_in = Some(self.plumbing.registry.generation());
             return Ok(());
         }
-        let reason = self.failure.map_or(Reason::NoTarget, Suspicion::reason);
-        let since = self.ticket.arrived();
-        Err(Unserved::Refused(Refusal { why: Reason::RetriesExhausted, reason, since }))
+        let until = Instant::from_std(clock::now() + RECONNECT_PAUSE_MAX.min(self.spec().connect_timeout));
+        tokio::select! {
+            biased;
+            reason = self.client.gone() => return Err(Unserved::Gone(reason)),
+            () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown, None)),
+            untried = self.plumbing.registry.offers_other(self.service, &self.ticket.tried) => {
+                if untried {
+                    return Ok(());
+                }
+            }
+            () = sleep_until(until) => {}
+        }
+        self.ticket.tried.clear();
+        Ok(())
     }
 
     async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
-        let deadline = Instant::from_std(place.deadline);
         let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
         loop {
-            let pause = forgive_at.unwrap_or(deadline);
+            let until = match place.patience() {
+                Patience::Until(until) => Some(Instant::from_std(until)),
+                Patience::Called => None,
+                Patience::Over { why, crowd } => return Err(self.refusal(why, crowd)),
+            };
+            let next = until.into_iter().chain(forgive_at).min();
             tokio::select! {
                 biased;
-                verdict = &mut place.verdict => match verdict {
-                    Ok(verdict) => return Ok(verdict),
-                    Err(_) => return Err(self.refusal(Reason::Shutdown)),
-                },
+                verdict = &mut place.verdict => return verdict.map_err(|_| self.refusal(Reason::Shutdown, None)),
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
-                () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown)),
-                () = sleep_until(deadline) => return Err(self.refusal(Reason::HoldExpired)),
-                () = sleep_until(pause), if forgive_at.is_some() => {
-                    forgive_at = None;
-                    place.forgive();
-                }
+                () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown, None)),
+                () = sleep_until(next.unwrap_or_else(|| Instant::from_std(clock::now()))), if next.is_some() => {}
+            }
+            if forgive_at.is_some_and(|at| at <= Instant::from_std(clock::now())) {
+                forgive_at = None;
+                place.forgive();
             }
         }
     }
 
     /// What this client waited for in vain, as known now.
-    fn refusal(&self, why: Reason) -> Unserved {
+    fn refusal(&self, why: Reason, crowd: Option<Crowd>) -> Unserved {
         let routes = self.plumbing.registry.routes();
         let wait = routes.service(&self.spec().name).and_then(|routes| routes.wait);
         let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
         let unknown = (Reason::Unconfirmed, self.ticket.arrived());
         let (reason, since) = wait.or(failure).unwrap_or(unknown);
-        Unserved::Refused(Refusal { why, reason, since })
+        Unserved::Refused(Refusal { why, crowd, reason, since })
     }
 
     /// Sends one packet and waits for the first answer to it. Err: the client has gone.
@@ -286,19 +308,19 @@ impl<'a> Handshake<'a> {
 
     fn established(self, server: Server, to_client: Vec<u8>) -> Established {
         let (client, to_server) = self.client.into_parts();
-        let Server { stream, mut guard, permit } = server;
+        let Server { stream, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
-        Established { client, server: stream, guard, to_client, to_server }
+        Established { client, server: stream, guard, to_client, to_server, slot }
     }
 
     /// Nothing of this server has reached the client: it can be served by another.
     fn abandon(&self, server: Server, reason: Reason) {
-        let Server { stream, mut guard, permit } = server;
+        let Server { stream, mut guard, slot, permit } = server;
         super::connect::reset_on_close(&stream);
         drop(stream);
         guard.finish(reason);
-        drop((guard, permit));
+        drop((guard, slot, permit));
         self.service.counters.replays_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -309,7 +331,7 @@ impl<'a> Handshake<'a> {
         if target.needs_confirmation {
             self.ticket.failed_in = Some(generation);
         } else {
-            self.failures += 1;
+            self.connects_failed += u32::from(!is_startup(suspicion));
             self.ticket.tried.push(target.member.clone());
         }
     }
@@ -348,6 +370,19 @@ impl<'a> Handshake<'a> {
     }
 }
 
+/// It took the connect, and is starting or stopping.
+fn is_startup(suspicion: Suspicion) -> bool {
+    matches!(suspicion, Suspicion::StartupRejected | Suspicion::StartupEof)
+}
+
+/// What `balance: source` knows a client by: its address, whatever its port.
+fn client_of(peer: SocketAddr) -> u64 {
+    match peer.ip() {
+        IpAddr::V4(address) => client_hash(&address.octets()),
+        IpAddr::V6(address) => client_hash(&address.octets()),
+    }
+}
+
 enum Unserved {
     Gone(Reason),
     Refused(Refusal),
@@ -355,13 +390,15 @@ enum Unserved {
 
 impl Unserved {
     fn local(since: std::time::Instant) -> Unserved {
-        Unserved::Refused(Refusal { why: Reason::NoDescriptors, reason: Reason::NoDescriptors, since })
+        let (why, reason) = (Reason::NoDescriptors, Reason::NoDescriptors);
+        Unserved::Refused(Refusal { why, crowd: None, reason, since })
     }
 }
 
 /// Why the client is sent away, and what it would have waited for.
 struct Refusal {
     why: Reason,
+    crowd: Option<Crowd>,
     reason: Reason,
     since: std::time::Instant,
 }
@@ -372,6 +409,9 @@ impl Refusal {
         let seconds = |since: std::time::Instant| now.saturating_duration_since(since).as_secs_f64();
         if self.why == Reason::NoDescriptors {
             return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+        }
+        if let Some(crowd) = self.crowd {
+            return self.crowded(spec, crowd, seconds(arrived));
         }
         let message = match self.why {
             Reason::Shutdown => "the router is shutting down".to_owned(),
@@ -384,6 +424,19 @@ impl Refusal {
             why => format!(" Not waited for: {}.", why.sentence()),
         };
         startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
+    }
+
+    /// The words of PostgreSQL's own limits (src/backend/utils/init/postinit.c).
+    fn crowded(&self, spec: &ServiceSpec, crowd: Crowd, waited: f64) -> Vec<u8> {
+        let Crowd { maxconn, waiting, queue_max } = crowd;
+        let message = format!("too many connections for service \"{}\"", spec.name);
+        let mut detail = format!("Service {}: {} (maxconn {maxconn})", spec.name, Reason::TargetsFull.sentence());
+        detail += &match self.why {
+            Reason::QueueExpired => format!(", and none ended in {waited:.1} s; {waiting} other clients wait."),
+            _ => format!(", and {waiting} clients wait already (queue.max {queue_max})."),
+        };
+        let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
+        startup::fatal(startup::TOO_MANY_CONNECTIONS, &message, &detail, hint)
     }
 }
 
