@@ -4,6 +4,8 @@
 //! down, starting or closing costs the client time and not its connection: it goes back to its place
 //! in the queue, and its packet is sent to the next target.
 
+mod refusal;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,9 +24,10 @@ use super::cancel;
 use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
-use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, Slot, Ticket, Verdict};
+use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
 use super::sessions::{Service, SessionGuard};
 use super::startup::{self, FirstAnswer, Kind};
+use refusal::{Refusal, Unserved};
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,14 +45,14 @@ pub struct Established {
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
     /// Given back when all of this is dropped.
-    pub slot: Slot,
+    pub slot: TargetSlot,
 }
 
 /// A server that has not answered yet. The permit lets the next held client go once it has.
 struct Server {
     stream: TcpStream,
     guard: SessionGuard,
-    slot: Slot,
+    slot: TargetSlot,
     permit: Option<Permit>,
 }
 
@@ -380,63 +383,6 @@ fn client_of(peer: SocketAddr) -> u64 {
     match peer.ip() {
         IpAddr::V4(address) => client_hash(&address.octets()),
         IpAddr::V6(address) => client_hash(&address.octets()),
-    }
-}
-
-enum Unserved {
-    Gone(Reason),
-    Refused(Refusal),
-}
-
-impl Unserved {
-    fn local(since: std::time::Instant) -> Unserved {
-        let (why, reason) = (Reason::NoDescriptors, Reason::NoDescriptors);
-        Unserved::Refused(Refusal { why, crowd: None, reason, since })
-    }
-}
-
-/// Why the client is sent away, and what it would have waited for.
-struct Refusal {
-    why: Reason,
-    crowd: Option<Crowd>,
-    reason: Reason,
-    since: std::time::Instant,
-}
-
-impl Refusal {
-    fn words(&self, spec: &ServiceSpec, arrived: std::time::Instant) -> Vec<u8> {
-        let now = clock::now();
-        let seconds = |since: std::time::Instant| now.saturating_duration_since(since).as_secs_f64();
-        if self.why == Reason::NoDescriptors {
-            return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
-        }
-        if let Some(crowd) = self.crowd {
-            return self.crowded(spec, crowd, seconds(arrived));
-        }
-        let message = match self.why {
-            Reason::Shutdown => "the router is shutting down".to_owned(),
-            _ => format!("no {} is available", spec.role),
-        };
-        let mut detail = format!("Service {}: {}", spec.name, self.reason.sentence());
-        detail += &format!(", for {:.1} s.", seconds(self.since));
-        detail += &match self.why {
-            Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
-            why => format!(" Not waited for: {}.", why.sentence()),
-        };
-        startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
-    }
-
-    /// The words of PostgreSQL's own limits (src/backend/utils/init/postinit.c).
-    fn crowded(&self, spec: &ServiceSpec, crowd: Crowd, waited: f64) -> Vec<u8> {
-        let Crowd { maxconn, waiting, queue_max } = crowd;
-        let message = format!("too many connections for service \"{}\"", spec.name);
-        let mut detail = format!("Service {}: {} (maxconn {maxconn})", spec.name, Reason::TargetsFull.sentence());
-        detail += &match self.why {
-            Reason::QueueExpired => format!(", and none ended in {waited:.1} s; {waiting} other clients wait."),
-            _ => format!(", and {waiting} clients wait already (queue.max {queue_max})."),
-        };
-        let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
-        startup::fatal(startup::TOO_MANY_CONNECTIONS, &message, &detail, hint)
     }
 }
 

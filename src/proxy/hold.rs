@@ -23,7 +23,7 @@ use super::sessions::{Registry, Service};
 use queue::{Asker, Line, Waiter, deliver};
 use wait::Wait;
 
-pub use queue::{Permit, Slot};
+pub use queue::{Permit, TargetSlot};
 pub(super) use {queue::Queue, wait::Terms};
 
 /// Held clients on their way to one target, from release to the server's first answer.
@@ -81,7 +81,7 @@ pub struct Grant {
     pub target: Target,
     pub generation: u64,
     pub permit: Permit,
-    pub slot: Slot,
+    pub slot: TargetSlot,
 }
 
 #[derive(Debug)]
@@ -125,6 +125,8 @@ pub struct Place {
     number: u64,
     entered: Instant,
     was_held: bool,
+    /// Other clients that waited when this one came.
+    pub ahead: usize,
     pub verdict: oneshot::Receiver<Verdict>,
 }
 
@@ -217,7 +219,16 @@ impl Registry {
                 None => {
                     self.settle(&mut line, number, ticket, now);
                     let (registry, service, was_held) = (self.clone(), service.clone(), ticket.was_held);
-                    Admission::Wait(Place { registry, service, number, entered: now, was_held, verdict: receiver })
+                    let ahead = line.clients.len() - 1;
+                    Admission::Wait(Place {
+                        registry,
+                        service,
+                        number,
+                        entered: now,
+                        was_held,
+                        ahead,
+                        verdict: receiver,
+                    })
                 }
             },
         };

@@ -124,7 +124,7 @@ impl Line {
         match obstacle {
             None | Some(Obstacle::NoTarget) => self.full_since = None,
             Some(Obstacle::NoSlot) => _ = self.full_since.get_or_insert(now),
-            Some(Obstacle::Turn) => {}
+            Some(Obstacle::Pause | Obstacle::Busy) => {}
         }
         self.wants_slot = obstacle == Some(Obstacle::NoSlot);
     }
@@ -159,13 +159,13 @@ impl Drop for Permit {
 /// One of the `maxconn` sessions that a target may have, from the grant to the session's end. Its drop lets
 /// the next client go; when nobody waits that costs one load.
 #[derive(Debug)]
-pub struct Slot {
+pub struct TargetSlot {
     registry: Arc<Registry>,
     service: Arc<Service>,
     taken: Arc<AtomicUsize>,
 }
 
-impl Drop for Slot {
+impl Drop for TargetSlot {
     fn drop(&mut self) {
         self.taken.fetch_sub(1, Ordering::SeqCst);
         self.registry.slot_is_free(&self.service);
@@ -179,8 +179,10 @@ enum Obstacle {
     NoTarget,
     /// Its target has as many sessions as `maxconn` allows.
     NoSlot,
-    /// It pauses after a failure, or enough others are on their way to the target.
-    Turn,
+    /// It pauses after a failure.
+    Pause,
+    /// Enough others are on their way to its target.
+    Busy,
 }
 
 enum Next {
@@ -259,7 +261,7 @@ impl Registry {
 
     /// Whether one behind a client that stays might find what that one did not.
     fn may_be_passed(&self, service: &Service, line: &Line, asker: &Asker, why: Obstacle) -> bool {
-        if why == Obstacle::NoTarget || asker.failed_in.is_some() {
+        if matches!(why, Obstacle::NoTarget | Obstacle::Pause) {
             return false;
         }
         let routes = self.routes();
@@ -283,7 +285,7 @@ impl Registry {
         if asker.failed_in.is_some_and(|generation| self.generation() <= generation) {
             return match choose(&mut balancer.clone(), &[]) {
                 Choice::Wait => Next::Wait(Obstacle::NoTarget),
-                _ => Next::Wait(Obstacle::Turn),
+                _ => Next::Wait(Obstacle::Pause),
             };
         }
         if busy.is_empty() {
@@ -299,11 +301,11 @@ impl Registry {
         // With `source` there is no other for this client.
         let is_source = self.terms(&service.spec.name).is_some_and(|terms| terms.spec.balance == Balance::Source);
         if is_source {
-            return Next::Wait(Obstacle::Turn);
+            return Next::Wait(Obstacle::Busy);
         }
         match choose(balancer, &[&asker.tried, &busy[..]].concat()) {
             Choice::Target { target, generation } => Next::Go { target, generation },
-            _ => Next::Wait(Obstacle::Turn),
+            _ => Next::Wait(Obstacle::Busy),
         }
     }
 
@@ -330,7 +332,7 @@ impl Registry {
         }
         let taken = line.taken.entry(target.member.clone()).or_default().clone();
         taken.fetch_add(1, Ordering::SeqCst);
-        let slot = Slot { registry: self.clone(), service: service.clone(), taken };
+        let slot = TargetSlot { registry: self.clone(), service: service.clone(), taken };
         let permit = Permit { registry: self.clone(), service: service.clone(), member: target.member.clone() };
         Grant { target, generation, permit, slot }
     }
