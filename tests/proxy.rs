@@ -12,6 +12,8 @@ mod lines;
 mod listeners;
 #[path = "proxy/overlap.rs"]
 mod overlap;
+#[path = "proxy/queue.rs"]
+mod queue;
 #[path = "proxy/reload.rs"]
 mod reload;
 #[path = "proxy/startup.rs"]

@@ -18,6 +18,7 @@ pub mod status;
 pub mod table;
 pub mod track;
 pub mod view;
+pub mod weight;
 
 pub use event::{Effect, Event, Memory, Orders, RememberedMember, Report, Suspicion, Transition, ViewSource};
 pub use router::Router;

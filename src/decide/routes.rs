@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{HostPort, MemberName, Reason, Role, ServiceName, ServiceSpec};
+use crate::model::{Balance, HostPort, MemberName, Reason, Role, ServiceName, ServiceSpec};
 
 use super::balance::{Balancer, Candidate};
+use super::weight;
 
 /// One member that takes new sessions of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,23 +157,39 @@ impl Routes {
 impl ServiceRoutes {
     /// Chooses for one client. `load` tells a member's sessions of this service, those on their way
     /// included; `balancer` is this service's own.
+    ///
+    /// A target with `maxconn` of them is skipped. With `balance: source` it is not: a client whose own
+    /// target is full waits for that one, as it does in HAProxy, or every full target would scatter its
+    /// clients over the others. A target that this client could not reach counts as gone there, too.
     pub fn pick(&self, balancer: &mut Balancer, caller: Caller<'_>, load: impl Fn(&MemberName) -> usize) -> Pick<'_> {
         let untried: Vec<&Target> = self.targets.iter().filter(|t| !caller.tried.contains(&t.member)).collect();
         if untried.is_empty() {
             return self.without_target();
         }
-        let candidate = |target: &&Target| {
-            let load = load(&target.member);
-            let weight = target.weight;
-            Candidate { member: target.member.clone(), weight, load }
-        };
-        let is_free = |target: &&&Target| self.spec.maxconn == 0 || load(&target.member) < self.spec.maxconn;
-        let free: Vec<&Target> = untried.iter().filter(is_free).copied().collect();
-        let candidates: Vec<Candidate> = free.iter().map(candidate).collect();
-        match balancer.choose(self.spec.balance, &candidates, caller.client, caller.draw) {
-            Some(index) => free.get(index).map_or(Pick::Full, |target| Pick::Target(target)),
-            None => Pick::Full,
+        balancer.keep_only(|member| self.targets.iter().any(|target| target.member == *member));
+        let is_source = self.spec.balance == Balance::Source;
+        let is_full = |load: usize| self.spec.maxconn > 0 && load >= self.spec.maxconn;
+        let (eligible, candidates): (Vec<&Target>, Vec<Candidate>) = untried
+            .into_iter()
+            .map(|target| (target, self.candidate(target, load(&target.member), caller.now)))
+            .filter(|(_, candidate)| is_source || !is_full(candidate.load))
+            .unzip();
+        let chosen = balancer.choose(self.spec.balance, &candidates, caller.client, caller.draw);
+        let chosen = chosen.and_then(|index| Some((eligible.get(index)?, candidates.get(index)?)));
+        match chosen {
+            Some((target, candidate)) if !is_full(candidate.load) => Pick::Target(target),
+            _ => Pick::Full,
         }
+    }
+
+    /// HAProxy ramps the weights of its dynamic algorithms only: with `source` a ramp would move clients
+    /// away and back.
+    fn candidate(&self, target: &Target, load: usize, now: Instant) -> Candidate {
+        let weight = match self.spec.balance {
+            Balance::Source => target.weight,
+            _ => weight::effective(target.weight, self.spec.slowstart, target.risen_at, now),
+        };
+        Candidate { member: target.member.clone(), weight, load }
     }
 
     fn without_target(&self) -> Pick<'_> {
@@ -181,5 +198,100 @@ impl ServiceRoutes {
             (Some((reason, since)), Some(limit)) => Pick::Hold { limit, reason, since },
             (Some((reason, since)), None) => Pick::Refuse { reason, since },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::balance::client_hash;
+    use super::*;
+    use crate::model::ServiceSpec;
+    use crate::runtime::clock;
+
+    fn service(change: impl Fn(&mut ServiceSpec), targets: &[(&str, u32)]) -> ServiceRoutes {
+        let mut spec = ServiceSpec::new("replica", Role::Replica);
+        change(&mut spec);
+        let target = |(name, weight): &(&str, u32)| Target {
+            member: (*name).into(),
+            address: HostPort::new(*name, 5432),
+            role: Role::Replica,
+            needs_confirmation: false,
+            weight: *weight,
+            risen_at: None,
+        };
+        ServiceRoutes {
+            spec: Arc::new(spec),
+            targets: targets.iter().map(target).collect(),
+            wait: None,
+            hold_limit: None,
+            cancel: Vec::new(),
+            standings: Vec::new(),
+        }
+    }
+
+    /// Who is picked; None: full.
+    fn picked(routes: &ServiceRoutes, client: u64, tried: &[MemberName], loads: &[usize]) -> Option<String> {
+        let load =
+            |member: &MemberName| loads[routes.targets.iter().position(|target| target.member == *member).unwrap()];
+        let caller = Caller { client, draw: 0, tried, now: clock::now() };
+        match routes.pick(&mut Balancer::default(), caller, load) {
+            Pick::Target(target) => Some(target.member.to_string()),
+            Pick::Full => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn full_targets_are_skipped_by_every_algorithm_but_source() {
+        for balance in Balance::ALL {
+            let routes = service(|spec| (spec.balance, spec.maxconn) = (balance, 3), &[("a", 100), ("b", 100)]);
+            for client in (0..20).map(|last| client_hash(&[10, 0, 0, last])) {
+                let own = picked(&routes, client, &[], &[0, 0]).unwrap();
+                let b = Some("b".to_owned());
+                match picked(&routes, client, &[], &[3, 0]) {
+                    None => assert!(balance == Balance::Source && own == "a", "its own target is full: it waits"),
+                    other => assert_eq!(other, b),
+                }
+                assert_eq!(picked(&routes, client, &[], &[3, 3]), None);
+                assert_eq!(picked(&routes, client, &["a".into()], &[3, 2]), b, "one that failed is gone for it");
+                assert_eq!(picked(&routes, client, &["a".into()], &[0, 3]), None);
+            }
+        }
+        let unlimited = service(|_| {}, &[("a", 100)]);
+        assert!(picked(&unlimited, 0, &[], &[1_000_000]).is_some());
+    }
+
+    #[test]
+    fn a_returned_member_gets_little_at_first_but_keeps_its_own_clients() {
+        let share = |balance: Balance, second: u64| {
+            let slow = |spec: &mut ServiceSpec| (spec.balance, spec.slowstart) = (balance, Duration::from_secs(10));
+            let mut routes = service(slow, &[("a", 100), ("b", 100)]);
+            let risen = clock::now();
+            routes.targets[1].risen_at = Some(risen);
+            let (mut balancer, now) = (Balancer::default(), risen + Duration::from_secs(second));
+            let to_b = |client: &u64| {
+                let caller = Caller { client: client_hash(&client.to_be_bytes()), draw: 0, tried: &[], now };
+                routes.pick(&mut balancer, caller, |_| 0) == Pick::Target(&routes.targets[1])
+            };
+            (0..1070).filter(to_b).count()
+        };
+        assert_eq!(share(Balance::RoundRobin, 0), 70, "7 of 107");
+        assert_eq!(share(Balance::RoundRobin, 10), 535);
+        assert_eq!(share(Balance::Source, 0), share(Balance::Source, 10));
+    }
+
+    #[test]
+    fn a_choice_that_finds_nobody_takes_nobodys_turn() {
+        let routes = service(|spec| (spec.balance, spec.maxconn) = (Balance::RoundRobin, 1), &[("a", 1), ("b", 1)]);
+        let mut balancer = Balancer::default();
+        let caller = Caller { client: 0, draw: 0, tried: &[], now: clock::now() };
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(routes.pick(&mut balancer, caller, |_| 1), Pick::Full);
+            if let Pick::Target(target) = routes.pick(&mut balancer, caller, |_| 0) {
+                order.push(target.member.to_string());
+            }
+        }
+        assert_eq!(order, ["a", "b", "a", "b"]);
     }
 }

@@ -4,6 +4,8 @@
 //! down, starting or closing costs the client time and not its connection: it goes back to its place
 //! in the queue, and its packet is sent to the next target.
 
+mod refusal;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +14,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::decide::balance::client_hash;
 use crate::decide::{Suspicion, Target};
-use crate::model::{Reason, ServiceSpec};
+use crate::model::{Reason, Role, ServiceSpec};
 use crate::runtime::clock;
 
 use super::cancel;
 use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
-use super::hold::{Admission, Grant, Permit, Place, RETRY_PAUSE, Ticket, Verdict};
+use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 use super::startup::{self, FirstAnswer, Kind};
+use refusal::{Refusal, Unserved};
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts at one target, or `connect_timeout` where that is shorter.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For the first packet of a client that had connected just before the router began to stop.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 4096;
@@ -38,12 +44,15 @@ pub struct Established {
     pub guard: SessionGuard,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    /// Given back when all of this is dropped.
+    pub slot: TargetSlot,
 }
 
 /// A server that has not answered yet. The permit lets the next held client go once it has.
 struct Server {
     stream: TcpStream,
     guard: SessionGuard,
+    slot: TargetSlot,
     permit: Option<Permit>,
 }
 
@@ -64,24 +73,27 @@ pub struct Handshake<'a> {
     /// As it was when the client came.
     spec: Arc<ServiceSpec>,
     record: &'a mut Record,
+    /// What `balance: source` knows the client by: its address, whatever its port.
+    source: u64,
     client: Client,
     ticket: Ticket,
     /// The last thing that went wrong with a target.
     failure: Option<Suspicion>,
-    failures: u32,
+    connects_failed: u32,
 }
 
 impl<'a> Handshake<'a> {
     pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
-        let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now()), service.spec());
-        Handshake { plumbing, service, spec, record, client, ticket, failure: None, failures: 0 }
+        let source = client_hash(&record.peer().hash_bytes());
+        let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now(), source), service.spec());
+        Handshake { plumbing, service, spec, record, source, client, ticket, failure: None, connects_failed: 0 }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
     pub async fn run(mut self) -> Result<Established, Reason> {
         let mut server = None;
         let mut request = self.first_request().await?;
-        self.ticket = Ticket::new(clock::now());
+        self.ticket = Ticket::new(clock::now(), self.source);
         loop {
             if request.kind == Kind::Cancel {
                 drop(server);
@@ -178,8 +190,8 @@ impl<'a> Handshake<'a> {
     async fn reach(&mut self) -> Result<Server, Unserved> {
         loop {
             let grant = self.grant().await?;
-            let Grant { target, generation, permit } = grant;
-            let spec = self.spec.clone();
+            let Grant { target, generation, permit, slot } = grant;
+            let (spec, suspects) = (self.spec.clone(), &self.plumbing.suspects);
             self.record.connects_to(&target.member);
             let outcome = tokio::select! {
                 outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
@@ -188,8 +200,12 @@ impl<'a> Handshake<'a> {
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
             };
             let stream = match outcome {
-                Ok(stream) => stream,
+                Ok(stream) => {
+                    suspects.connected(&spec.name, &target.member);
+                    stream
+                }
                 Err(ConnectError::Member(suspicion)) => {
+                    suspects.connect_failed(&spec.name, &target.member, spec.check.observe.error_limit);
                     self.failed(&target, generation, suspicion);
                     continue;
                 }
@@ -198,7 +214,7 @@ impl<'a> Handshake<'a> {
             // Stale: the table has changed since, and the next grant comes from the new one.
             if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation) {
                 self.record.enter(Stage::Answer);
-                return Ok(Server { stream, guard, permit: Some(permit) });
+                return Ok(Server { stream, guard, slot, permit: Some(permit) });
             }
         }
     }
@@ -207,72 +223,84 @@ impl<'a> Handshake<'a> {
         self.record.enter(Stage::Queue);
         loop {
             if self.service.is_removed() {
-                return Err(self.refusal(Reason::ServiceRemoved));
+                return Err(self.refusal(Reason::ServiceRemoved, None));
             }
-            if self.failures > self.spec().retries && !self.ticket.tried.is_empty() {
-                self.exhausted()?;
+            // `retries: 3` is four attempts, as in HAProxy. Those on the writer of a cluster wait for its
+            // proof instead of being counted.
+            if self.connects_failed > self.spec().retries {
+                return Err(self.refusal(Reason::RetriesExhausted, None));
             }
             let verdict = match self.plumbing.registry.admit(self.service, &mut self.ticket) {
                 Admission::Now(verdict) => verdict,
                 Admission::Wait(place) => self.hold(place).await?,
-                Admission::Refused { why, reason, since } => {
-                    let reason = self.failure.map_or(reason, Suspicion::reason);
-                    return Err(Unserved::Refused(Refusal { why, reason, since }));
-                }
+                Admission::Refused { why, crowd } => return Err(self.refusal(why, crowd)),
             };
             match verdict {
                 Verdict::Go(grant) => return Ok(grant),
-                Verdict::Exhausted => self.exhausted()?,
+                Verdict::Exhausted => self.exhausted().await?,
             }
         }
     }
 
-    /// Every target failed this client. Servers that start or stop are worth a wait, a dead one is not.
-    fn exhausted(&mut self) -> Result<(), Unserved> {
-        let worth_waiting = matches!(self.failure, Some(Suspicion::StartupRejected | Suspicion::StartupEof));
-        if worth_waiting {
+    /// Every target failed this client. Servers that start or stop are worth a wait; of one that cannot be
+    /// reached another attempt follows after HAProxy's pause (src/backend.c, `back_handle_st_cer`), or as
+    /// soon as there is another target.
+    async fn exhausted(&mut self) -> Result<(), Unserved> {
+        if self.failure.is_some_and(is_startup) {
             self.ticket.tried.clear();
             self.ticket.failed_in = Some(self.plumbing.registry.generation());
             return Ok(());
         }
-        let reason = self.failure.map_or(Reason::NoTarget, Suspicion::reason);
-        let since = self.ticket.arrived();
-        Err(Unserved::Refused(Refusal { why: Reason::RetriesExhausted, reason, since }))
+        let until = Instant::from_std(clock::now() + RECONNECT_PAUSE_MAX.min(self.spec().connect_timeout));
+        tokio::select! {
+            biased;
+            reason = self.client.gone() => return Err(Unserved::Gone(reason)),
+            () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown, None)),
+            untried = self.plumbing.registry.offers_other(self.service, &self.ticket.tried) => {
+                if untried {
+                    return Ok(());
+                }
+            }
+            () = sleep_until(until) => {}
+        }
+        self.ticket.tried.clear();
+        Ok(())
     }
 
     async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
-        let deadline = Instant::from_std(place.deadline);
         let removal = self.service.removal();
         self.record.waits_behind(place.ahead);
         let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
         loop {
-            let pause = forgive_at.unwrap_or(deadline);
+            let until = match place.patience() {
+                Patience::Until(until) => Some(Instant::from_std(until)),
+                Patience::Called => None,
+                Patience::Over { why, crowd } => return Err(self.refusal(why, crowd)),
+            };
+            let next = until.into_iter().chain(forgive_at).min();
             tokio::select! {
                 biased;
-                verdict = &mut place.verdict => match verdict {
-                    Ok(verdict) => return Ok(verdict),
-                    Err(_) => return Err(self.refusal(Reason::Shutdown)),
-                },
+                verdict = &mut place.verdict => return verdict.map_err(|_| self.refusal(Reason::Shutdown, None)),
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
-                () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown)),
-                () = removal.cancelled() => return Err(self.refusal(Reason::ServiceRemoved)),
-                () = sleep_until(deadline) => return Err(self.refusal(Reason::HoldExpired)),
-                () = sleep_until(pause), if forgive_at.is_some() => {
-                    forgive_at = None;
-                    place.forgive();
-                }
+                () = removal.cancelled() => return Err(self.refusal(Reason::ServiceRemoved, None)),
+                () = self.plumbing.stopping.cancelled() => return Err(self.refusal(Reason::Shutdown, None)),
+                () = sleep_until(next.unwrap_or_else(|| Instant::from_std(clock::now()))), if next.is_some() => {}
+            }
+            if forgive_at.is_some_and(|at| at <= Instant::from_std(clock::now())) {
+                forgive_at = None;
+                place.forgive();
             }
         }
     }
 
     /// What this client waited for in vain, as known now.
-    fn refusal(&self, why: Reason) -> Unserved {
+    fn refusal(&self, why: Reason, crowd: Option<Crowd>) -> Unserved {
         let routes = self.plumbing.registry.routes();
         let wait = routes.service(&self.spec().name).and_then(|routes| routes.wait);
         let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
         let unknown = (Reason::Unconfirmed, self.ticket.arrived());
         let (reason, since) = wait.or(failure).unwrap_or(unknown);
-        Unserved::Refused(Refusal { why, reason, since })
+        Unserved::Refused(Refusal { why, crowd, reason, since })
     }
 
     /// Sends one packet and waits for the first answer to it. Err: the client has gone.
@@ -298,19 +326,19 @@ impl<'a> Handshake<'a> {
 
     fn established(self, server: Server, to_client: Vec<u8>) -> Established {
         let (client, to_server) = self.client.into_parts();
-        let Server { stream, mut guard, permit } = server;
+        let Server { stream, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
-        Established { client, server: stream, guard, to_client, to_server }
+        Established { client, server: stream, guard, to_client, to_server, slot }
     }
 
     /// Nothing of this server has reached the client: it can be served by another.
     fn abandon(&self, server: Server, reason: Reason) {
-        let Server { stream, mut guard, permit } = server;
+        let Server { stream, mut guard, slot, permit } = server;
         super::connect::reset_on_close(&stream);
         drop(stream);
         guard.finish(reason);
-        drop((guard, permit));
+        drop((guard, slot, permit));
         self.service.counters.replays_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
@@ -320,10 +348,11 @@ impl<'a> Handshake<'a> {
         self.record.failed(suspicion);
         self.plumbing.suspects.report(&target.member, suspicion, generation);
         self.failure = Some(suspicion);
-        if target.needs_confirmation {
+        // Where readers serve as well as the primary, they are tried; a writer waits for its proof.
+        if target.needs_confirmation && target.role == Role::Primary {
             self.ticket.failed_in = Some(generation);
         } else {
-            self.failures += 1;
+            self.connects_failed += u32::from(!is_startup(suspicion));
             self.ticket.tried.push(target.member.clone());
         }
     }
@@ -362,44 +391,9 @@ impl<'a> Handshake<'a> {
     }
 }
 
-enum Unserved {
-    Gone(Reason),
-    Refused(Refusal),
-}
-
-impl Unserved {
-    fn local(since: std::time::Instant) -> Unserved {
-        Unserved::Refused(Refusal { why: Reason::NoDescriptors, reason: Reason::NoDescriptors, since })
-    }
-}
-
-/// Why the client is sent away, and what it would have waited for.
-struct Refusal {
-    why: Reason,
-    reason: Reason,
-    since: std::time::Instant,
-}
-
-impl Refusal {
-    fn words(&self, spec: &ServiceSpec, arrived: std::time::Instant) -> Vec<u8> {
-        let now = clock::now();
-        let seconds = |since: std::time::Instant| now.saturating_duration_since(since).as_secs_f64();
-        if self.why == Reason::NoDescriptors {
-            return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
-        }
-        let message = match self.why {
-            Reason::Shutdown => "the router is shutting down".to_owned(),
-            Reason::ServiceRemoved => format!("the service {} was removed", spec.name),
-            _ => format!("no {} is available", spec.role),
-        };
-        let mut detail = format!("Service {}: {}", spec.name, self.reason.sentence());
-        detail += &format!(", for {:.1} s.", seconds(self.since));
-        detail += &match self.why {
-            Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
-            why => format!(" Not waited for: {}.", why.sentence()),
-        };
-        startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
-    }
+/// It took the connect, and is starting or stopping.
+fn is_startup(suspicion: Suspicion) -> bool {
+    matches!(suspicion, Suspicion::StartupRejected | Suspicion::StartupEof)
 }
 
 /// Err: the server closed or reset without an answer.

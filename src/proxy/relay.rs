@@ -46,7 +46,7 @@ pub enum End {
 
 /// Relays until both directions are done or one breaks. What the handshake read before goes first.
 pub async fn relay(established: &mut Established) -> End {
-    let Established { client, server, guard, to_client, to_server } = established;
+    let Established { client, server, guard, to_client, to_server, .. } = established;
     let mut up = Lane::starting_with(std::mem::take(to_server));
     let mut down = Lane::starting_with(std::mem::take(to_client));
     let fence = guard.fence().clone();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{HoldSpec, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
-use super::hold::Waiting;
+use super::hold::Queue;
 use super::stats::Counters;
 
 /// Services that the configuration has no more and whose counters are kept for their return.
@@ -36,7 +36,7 @@ pub struct Service {
     pub counters: Counters,
     pub clients: Clients,
     hold_max: AtomicUsize,
-    pub(super) waiting: Mutex<Waiting>,
+    pub(super) waiting: Queue,
     removal: Mutex<Removal>,
 }
 
@@ -79,7 +79,7 @@ impl Service {
             counters: Counters::default(),
             clients: Clients::default(),
             hold_max: AtomicUsize::new(hold_max(spec, hold_max_clamp)),
-            waiting: Mutex::default(),
+            waiting: Queue::default(),
             removal: Mutex::default(),
         }
     }

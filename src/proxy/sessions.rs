@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::hold::Terms;
 pub use super::service::Service;
 use super::service::{self, Services};
 use super::stats::{self, ServiceSnapshot};
@@ -69,8 +70,12 @@ pub struct Stale;
 /// What the table of this moment says to one client.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Choice {
-    Target { target: Target, generation: u64 },
-    Wait { reason: Reason, since: Instant },
+    Target {
+        target: Target,
+        generation: u64,
+    },
+    /// No target, or none that may be used now.
+    Wait,
     Exhausted,
     Full,
 }
@@ -244,27 +249,28 @@ impl Registry {
         })
     }
 
-    /// Chooses for one client; `connecting` tells connects under way, which weigh like sessions.
+    /// Chooses for one client. `load` tells a member's sessions of this service, those on their way included.
     pub(super) fn choose(
         &self,
         service: &ServiceName,
-        connecting: impl Fn(&MemberName) -> usize,
         balancer: &mut Balancer,
-        tried: &[MemberName],
+        caller: Caller<'_>,
+        load: impl Fn(&MemberName) -> usize,
     ) -> Choice {
         let gate = self.gate.lock();
-        let groups = gate.groups.get(service);
-        let open = |member: &MemberName| groups.map_or(0, |groups| groups.open_to(member.as_str()));
         let Some(routes) = gate.routes.service(service) else {
-            return Choice::Wait { reason: Reason::NoTarget, since: clock::now() };
+            return Choice::Wait;
         };
-        let caller = Caller { client: 0, draw: 0, tried, now: clock::now() };
-        match routes.pick(balancer, caller, |member| open(member) + connecting(member)) {
-            Pick::Target(target) if target.needs_confirmation && !gate.is_confirmed() => {
-                Choice::Wait { reason: Reason::Unconfirmed, since: gate.confirmed_until }
-            }
+        // Before the pick, which would take somebody's turn in vain.
+        if gate.must_wait_for_confirmation(routes) {
+            return Choice::Wait;
+        }
+        let unconfirmed = gate.unconfirmed(routes);
+        let tried = [caller.tried, &unconfirmed[..]].concat();
+        match routes.pick(balancer, Caller { tried: &tried, ..caller }, load) {
+            Pick::Exhausted if !unconfirmed.is_empty() => Choice::Wait,
             Pick::Target(target) => Choice::Target { target: target.clone(), generation: gate.routes.generation },
-            Pick::Hold { reason, since, .. } | Pick::Refuse { reason, since } => Choice::Wait { reason, since },
+            Pick::Hold { .. } | Pick::Refuse { .. } => Choice::Wait,
             Pick::Exhausted => Choice::Exhausted,
             Pick::Full => Choice::Full,
         }
@@ -281,9 +287,28 @@ impl Registry {
         }
     }
 
-    /// The longest a client of this service may wait now; None: not at all.
-    pub(super) fn hold_limit(&self, service: &ServiceName) -> Option<Duration> {
-        self.gate.lock().routes.service(service)?.hold_limit
+    /// Completes when the table has a target that this client has not tried, or none at all (false).
+    pub(super) async fn offers_other(&self, service: &Service, tried: &[MemberName]) -> bool {
+        loop {
+            let next = self.published.notified();
+            let routes = self.routes();
+            let targets = routes.service(&service.name).map_or(&[][..], |routes| &routes.targets);
+            if targets.is_empty() || targets.iter().any(|target| !tried.contains(&target.member)) {
+                return !targets.is_empty();
+            }
+            next.await;
+        }
+    }
+
+    /// The rules for those who wait, as of now; None: the table has no such service.
+    pub(super) fn terms(&self, service: &ServiceName) -> Option<Terms> {
+        let gate = self.gate.lock();
+        let routes = gate.routes.service(service)?;
+        Some(Terms {
+            hold_limit: routes.hold_limit,
+            available: !routes.targets.is_empty() && !gate.must_wait_for_confirmation(routes),
+            spec: routes.spec.clone(),
+        })
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -344,6 +369,18 @@ impl Registry {
 impl Gate {
     fn is_confirmed(&self) -> bool {
         clock::now() < self.confirmed_until
+    }
+
+    /// Targets that may not be used now, beside others that may: a primary among readers.
+    fn unconfirmed(&self, routes: &ServiceRoutes) -> Vec<MemberName> {
+        let wanting = routes.targets.iter().filter(|target| target.needs_confirmation && !self.is_confirmed());
+        wanting.map(|target| target.member.clone()).collect()
+    }
+
+    /// No target may be used now.
+    fn must_wait_for_confirmation(&self, routes: &ServiceRoutes) -> bool {
+        let needed = routes.targets.iter().all(|target| target.needs_confirmation);
+        !routes.targets.is_empty() && needed && !self.is_confirmed()
     }
 
     fn opens(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {

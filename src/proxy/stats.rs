@@ -55,6 +55,8 @@ pub struct Counters {
     pub cancels_total: AtomicU64,
     pub bytes_to_server: AtomicU64,
     pub bytes_to_client: AtomicU64,
+    /// Clients that began to wait for a slot under `maxconn`.
+    pub queued_total: AtomicU64,
     pub held_total: AtomicU64,
     pub hold_micros_sum: AtomicU64,
     pub hold_micros_max: AtomicU64,
@@ -86,7 +88,7 @@ pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
         targets: Vec::new(),
         queued: 0,
         queued_most: 0,
-        queued_total: 0,
+        queued_total: counters.queued_total.load(Relaxed),
         clients_total: counters.clients_total.load(Relaxed),
         sessions_total: counters.sessions_total.load(Relaxed),
         sessions: Vec::new(),

@@ -1,6 +1,7 @@
 //! One log line per transition, with its reason.
 
 mod frame;
+mod lines;
 mod queue;
 mod syslog;
 
@@ -33,11 +34,13 @@ pub fn start(format: LogFormat) {
         // Without a thread for it, the slow way is better than none.
         Err(_) => BoxMakeWriter::new(std::io::stderr),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call, as in tests, keeps the first writer.
     let _already = match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            subscriber.with_ansi(std::io::stderr().is_terminal()).event_format(lines::Lines::default()).try_init()
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
 }
 

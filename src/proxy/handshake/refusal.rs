@@ -1,0 +1,68 @@
+//! What a client is told that cannot be served.
+
+use std::time::Instant;
+
+use crate::model::{Reason, ServiceSpec};
+use crate::proxy::hold::Crowd;
+use crate::proxy::startup;
+use crate::runtime::clock;
+
+/// Why a client has no server.
+pub(super) enum Unserved {
+    Gone(Reason),
+    Refused(Refusal),
+}
+
+impl Unserved {
+    pub fn local(since: Instant) -> Unserved {
+        let (why, reason) = (Reason::NoDescriptors, Reason::NoDescriptors);
+        Unserved::Refused(Refusal { why, crowd: None, reason, since })
+    }
+}
+
+/// Why the client is sent away, and what it would have waited for.
+pub(super) struct Refusal {
+    pub why: Reason,
+    /// Where it would have waited for a slot.
+    pub crowd: Option<Crowd>,
+    pub reason: Reason,
+    pub since: Instant,
+}
+
+impl Refusal {
+    pub fn words(&self, spec: &ServiceSpec, arrived: Instant) -> Vec<u8> {
+        let now = clock::now();
+        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
+        if self.why == Reason::NoDescriptors {
+            return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+        }
+        if let Some(crowd) = self.crowd {
+            return self.crowded(spec, crowd, seconds(arrived));
+        }
+        let message = match self.why {
+            Reason::Shutdown => "the router is shutting down".to_owned(),
+            Reason::ServiceRemoved => format!("the service {} was removed", spec.name),
+            _ => format!("no {} is available", spec.role),
+        };
+        let mut detail = format!("Service {}: {}", spec.name, self.reason.sentence());
+        detail += &format!(", for {:.1} s.", seconds(self.since));
+        detail += &match self.why {
+            Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
+            why => format!(" Not waited for: {}.", why.sentence()),
+        };
+        startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
+    }
+
+    /// The words of PostgreSQL's own limits (src/backend/utils/init/postinit.c).
+    fn crowded(&self, spec: &ServiceSpec, crowd: Crowd, waited: f64) -> Vec<u8> {
+        let Crowd { maxconn, waiting, queue_max } = crowd;
+        let message = format!("too many connections for service \"{}\"", spec.name);
+        let mut detail = format!("Service {}: {} (maxconn {maxconn})", spec.name, Reason::TargetsFull.sentence());
+        detail += &match self.why {
+            Reason::QueueExpired => format!(", and none ended in {waited:.1} s; {waiting} other clients wait."),
+            _ => format!(", and {waiting} clients wait already (queue.max {queue_max})."),
+        };
+        let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
+        startup::fatal(startup::TOO_MANY_CONNECTIONS, &message, &detail, hint)
+    }
+}
