@@ -31,12 +31,12 @@ fn lines_follow_the_configuration() {
 
     tracing::info!(target: "pgvane::session", "before there was a daemon");
     log::redirect(&to(SyslogTarget::Unix(path))).expect("a thread");
-    tracing::error!(target: "pgvane::session", member = "n1", "one\ntwo");
+    tracing::error!(target: "pgvane::member", member = "n1", "one\ntwo");
     tracing::debug!("not at the level that is logged");
     let told = next_local().expect("a datagram");
     // local0.err, the local time, the process: what the C library's syslog() sends.
     assert!(told.starts_with("<131>") && told.contains(&format!(" pgvane[{}]: ERROR ", std::process::id())), "{told}");
-    assert!(told.contains("pgvane::session: one") && told.contains("n1") && !told.contains('\n'), "{told}");
+    assert!(told.contains("pgvane::member: one") && told.contains("n1") && !told.contains('\n'), "{told}");
     tracing::warn!("{}", "€".repeat(4000));
     let told = next_local().expect("a datagram");
     assert!(told.starts_with("<132>") && told.len() > 2000 && told.len() <= 2048, "{}", told.len());

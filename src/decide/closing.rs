@@ -36,6 +36,10 @@ fn is_down(trust: Trust, spec: &ServiceSpec, track: &MemberTrack) -> Option<bool
     if checks.iter().any(|check| check.is_up()) {
         return Some(false);
     }
+    // On its way up: neither is news.
+    if checks.iter().any(|check| check.passes()) {
+        return None;
+    }
     let lives_on = checks.iter().filter_map(|check| check.last.as_ref()).any(|last| {
         let runs = last.answer.as_ref().is_some_and(|answer| answer.is_writable() || answer.is_in_recovery());
         last.status == CheckStatus::L7Sts && runs

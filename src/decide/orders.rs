@@ -15,15 +15,17 @@ use super::{Effect, Orders, Transition};
 
 impl Router {
     pub(super) fn on_order(&mut self, member: &MemberName, order: Order, now: Instant) {
-        let Some(track) = self.tracks.get_mut(member) else { return };
-        let before = track.orders;
-        match order {
-            Order::State(state) => track.orders.state = state,
-            Order::Weight(weight) => track.orders.weight = weight,
-        }
-        let after = track.orders;
+        // A member that is not known now is met by its orders when it comes.
+        let before = self.memory.orders.get(member).copied().unwrap_or_default();
+        let after = match order {
+            Order::State(state) => Orders { state, ..before },
+            Order::Weight(weight) => Orders { weight, ..before },
+        };
         if after == before {
             return;
+        }
+        if let Some(track) = self.tracks.get_mut(member) {
+            track.orders = after;
         }
         if after == Orders::default() {
             self.memory.orders.remove(member);

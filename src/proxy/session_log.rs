@@ -144,13 +144,14 @@ impl Record {
 
     pub fn connects_to(&mut self, member: &MemberName) {
         self.enter(Stage::Connect);
+        // Attempts after the first, as HAProxy counts them (manual, section 8.2.2).
+        self.retries += u32::from(self.member.is_some());
         self.redispatched |= self.member.as_ref().is_some_and(|tried| tried != member);
         self.member = Some(member.clone());
     }
 
     /// It will be tried again, there or elsewhere.
     pub fn failed(&mut self, suspicion: Suspicion) {
-        self.retries += 1;
         self.timed_out = suspicion == Suspicion::ConnectTimedOut;
     }
 

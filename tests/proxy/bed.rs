@@ -110,7 +110,7 @@ impl Bed {
         };
         let services = self.specs.lock().iter().map(of_role).collect();
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
-        let routes = Arc::new(Routes { cluster: "test".into(), generation, services });
+        let routes = Arc::new(Routes { cluster: self.plane.registry().cluster.clone(), generation, services });
         assert!(self.plane.execute(&Effect::PublishRoutes(routes)));
     }
 

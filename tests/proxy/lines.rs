@@ -117,7 +117,7 @@ async fn whoever_gets_no_session_has_a_line_without_a_server() {
     bed.started("primary").await.fatal().await;
     let (text, parts) = fields(&lines.next(3).await);
     assert_eq!((&*parts[3], &*parts[6]), ("pg-test-primary/b", "SC"), "{text}");
-    assert!(parts[7].ends_with("/0/1"), "one connect failed: {text}");
+    assert!(parts[7].ends_with("/0/3"), "three retries after the first attempt: {text}");
 }
 
 #[tokio::test]

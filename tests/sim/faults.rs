@@ -118,7 +118,6 @@ impl World {
 
     fn order(&mut self, r: usize, member: usize, state: AdminState) {
         let name = self.members[member].name.clone();
-        self.routers[r].ordered.insert(member, (state, self.now));
         self.push_core(r, self.now, Core::Event(Event::Order { member: name, order: Order::State(state) }));
     }
 

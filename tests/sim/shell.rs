@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pgvane::decide::balance::Balancer;
 use pgvane::decide::{Caller, Effect, Event, Memory, Pick, Router, Routes, Suspicion, Target};
-use pgvane::model::{AdminState, ClusterSpec, MemberName, ProbeOutcome, Reason, ServiceName};
+use pgvane::model::{AdminState, ClusterSpec, MemberName, Order, ProbeOutcome, Reason, ServiceName};
 
 use super::member::Pg;
 use super::world::{Act, Core, World};
@@ -169,6 +169,12 @@ impl World {
         let now = self.instant();
         if let Event::Spec(spec) = &event {
             self.routers[r].spec = spec.clone();
+        }
+        if let Event::Order { member, order: Order::State(state) } = &event
+            && let Some(m) = self.member_named(member)
+        {
+            let now = self.now;
+            self.routers[r].ordered.insert(m, (*state, now));
         }
         self.routers[r].router.handle(event, now);
         self.carry_out(r);

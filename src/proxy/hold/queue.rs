@@ -227,7 +227,7 @@ impl Registry {
 
     fn slot_is_free(self: &Arc<Self>, service: &Arc<Service>) {
         if !service.waiting.is_idle() {
-            self.release(&service);
+            self.release(service);
         }
     }
 
