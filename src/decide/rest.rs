@@ -115,7 +115,7 @@ impl Facts<'_> {
 
     fn open(&self, name: &MemberName) -> Lead {
         let until = self.tracks.get(name).map_or(self.now, |track| self.answers_until(track));
-        let (reason, cut) = (Reason::ServedByRest, Reason::OtherClaims);
+        let (reason, cut) = (Reason::CheckPassed, Reason::OtherClaims);
         Lead { open: Some(name.clone()), until, reason, keep: Keep::Only(name.clone()), cut }
     }
 

@@ -24,7 +24,7 @@ pub const PIGSTY: Words = Words {
     haproxy: "inter 2s fastinter 1s downinter 2s rise 3 fall 3 on-marked-down shutdown-sessions slowstart 30s \
               maxconn 3000 maxqueue 128 weight 100",
     pgvane: "check: { inter: 2s, fastinter: 1s, downinter: 2s, rise: 3, fall: 3, timeout: 3s }, maxconn: 3000, \
-             queue: { timeout: 3s, max: 128 }, slowstart: 30s",
+             queue: { timeout: 3s, max: 128 }",
 };
 
 /// The same limits, asked ten times as often.
@@ -32,7 +32,7 @@ pub const QUICK: Words = Words {
     haproxy: "inter 200ms fastinter 100ms downinter 200ms rise 3 fall 3 on-marked-down shutdown-sessions slowstart 30s \
               maxconn 3000 maxqueue 128 weight 100",
     pgvane: "check: { inter: 200ms, fastinter: 100ms, downinter: 200ms, rise: 3, fall: 3, timeout: 3s }, maxconn: 3000, \
-             queue: { timeout: 3s, max: 128 }, slowstart: 30s",
+             queue: { timeout: 3s, max: 128 }",
 };
 
 #[derive(Debug)]

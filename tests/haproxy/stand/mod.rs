@@ -41,7 +41,7 @@ pub fn raise_descriptors() {
 pub async fn http(at: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
     let ask = async {
         let mut stream = TcpStream::connect(at).await.ok()?;
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
