@@ -109,6 +109,22 @@ async fn a_cluster_that_comes_back_works_beside_what_is_left_of_it() {
     drop(two.etcd);
 }
 
+/// In one reload, and whoever came before stays where they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_goes_from_one_cluster_to_another() {
+    let two = Two::start().await;
+    let router = &two.router;
+    let mut red = open_sessions(router.write_port(0), 1).await;
+    let (port, other) = (router.write_port(0).port(), Port::reserve());
+    let text = two.text().replace(&format!("127.0.0.1:{port},"), &format!("127.0.0.1:{},", other.number));
+    router.reload(&format!("{text}      moved: {{ listen: 127.0.0.1:{port}, role: primary }}\n")).await;
+    let mut green = open_sessions(router.write_port(0), 1).await;
+    writes(&mut green).await;
+    writes(&mut red).await;
+    writes(&mut open_sessions(other.address(), 1).await).await;
+    assert_eq!((two.red.1[0].journal.writes_total(), two.green.1[0].journal.writes_total()), (2, 1));
+}
+
 /// Its clients wait as at a start, until its leader has proven itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_an_added_cluster_wait_for_its_leader() {
