@@ -37,14 +37,12 @@ fn main() {
     });
 }
 
-fn kinds() -> Vec<Kind> {
-    if Pgvane::is_awaited() { vec![Kind::HaProxy] } else { vec![Kind::HaProxy, Kind::Pgvane] }
-}
+const KINDS: [Kind; 2] = [Kind::HaProxy, Kind::Pgvane];
 
 async fn reload_many(words: Words, reloads: usize) {
     println!("{reloads} reloads under clients that connect, ask and leave; 20 sessions from before the first\n");
     row("", ["connections", "refused", "misrouted", "cut"]);
-    for kind in kinds() {
+    for kind in KINDS {
         let loss = reloads::run(kind, words, reloads).await;
         row(name(kind), [loss.connections, loss.refused, loss.misrouted, loss.cut]);
     }
@@ -54,7 +52,7 @@ async fn depose(words: Words) {
     println!(
         "\nA session from before a reload whose member loses the lead after it: milliseconds until it is closed\n"
     );
-    for kind in kinds() {
+    for kind in KINDS {
         let patience = if kind == Kind::HaProxy { PATIENCE } else { secs(60) };
         let closed = deposed::run(kind, words, patience).await;
         let still_open = || format!("open {} s after the next leader served", patience.as_secs());
@@ -65,7 +63,7 @@ async fn depose(words: Words) {
 async fn come_back(words: Words) {
     println!("\n{CROWD} clients at once, when the first is served after a failover\n");
     row("", ["dropped", "in 1 s", "slowest ms"]);
-    for kind in kinds() {
+    for kind in KINDS {
         let storm = storm::run(kind, words, CROWD).await;
         row(name(kind), [storm.dropped, storm.within_a_second, storm.slowest.as_millis() as usize]);
         if let Some(told) = storm.told {

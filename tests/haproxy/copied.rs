@@ -128,9 +128,6 @@ async fn haproxy_does_what_is_copied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pgvane_keeps_to_the_same_numbers() {
-    if Pgvane::is_awaited() {
-        return;
-    }
     play_all(true).await;
 }
 
@@ -150,9 +147,6 @@ async fn first_checks_are_spread_alike() {
     for (inter, fastinter, expected) in [(400, 240, [0, 80, 160]), (2000, 1200, [0, 400, 800])] {
         let timing = Timing { inter, fastinter, timeout: inter + 50, ..TIMING };
         for is_pgvane in [false, true] {
-            if is_pgvane && Pgvane::is_awaited() {
-                continue;
-            }
             let all_well = || page("spread", &[(0, OK)]);
             let page = Page { timing, end: 1100, ..all_well() };
             let mut again = 0;

@@ -74,7 +74,6 @@ impl Rival {
         match std::env::var("PGVANE_DIFF_AGAINST").as_deref() {
             Ok("haproxy") => Rival::HaProxy,
             Ok(other) => panic!("PGVANE_DIFF_AGAINST is haproxy or nothing, not {other}"),
-            Err(_) if Pgvane::is_awaited() => Rival::HaProxy,
             Err(_) => Rival::Pgvane,
         }
     }

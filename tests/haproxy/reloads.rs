@@ -2,7 +2,6 @@
 
 use crate::members::secs;
 use crate::stand::fronts::{Kind, PIGSTY, QUICK};
-use crate::stand::pgvane::Pgvane;
 use crate::stand::{deposed, reloads, storm};
 
 const RELOADS: usize = 10;
@@ -13,9 +12,6 @@ async fn nobody_notices_a_reload() {
     let haproxy = reloads::run(Kind::HaProxy, PIGSTY, RELOADS).await;
     assert!(haproxy.misrouted > 0, "HAProxy sends clients to replicas until it has asked: {haproxy:?}");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let pgvane = reloads::run(Kind::Pgvane, PIGSTY, RELOADS).await;
     assert_eq!((pgvane.refused, pgvane.misrouted, pgvane.cut), (0, 0, 0), "{pgvane:?}");
 }
@@ -25,9 +21,6 @@ async fn a_session_from_before_a_reload_ends_with_its_leader() {
     let haproxy = deposed::run(Kind::HaProxy, QUICK, secs(2)).await;
     assert_eq!(haproxy, None, "HAProxy's old worker checks nothing any more");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let pgvane = deposed::run(Kind::Pgvane, QUICK, secs(20)).await;
     assert!(pgvane.is_some(), "still open");
 }
@@ -37,9 +30,6 @@ async fn a_crowd_that_comes_back_is_served() {
     let haproxy = storm::run(Kind::HaProxy, QUICK, CROWD).await;
     assert!(haproxy.within_a_second < CROWD, "HAProxy's slowstart makes them wait: {haproxy:?}");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let pgvane = storm::run(Kind::Pgvane, QUICK, CROWD).await;
     assert_eq!(pgvane.dropped, 0, "{pgvane:?}");
     assert!(pgvane.slowest < secs(10), "{pgvane:?}");

@@ -19,9 +19,6 @@ async fn nobody_is_served_by_a_member_that_was_never_asked() {
     let _haproxy = HaProxy::start("20s", &listen.text()).await;
     session(place.at()).await;
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     place.nodes.iter().for_each(|node| node.rest.set_state(State::Hung));
     let services = service("any", place.at(), &format!("role: any, check: {{ path: /check, {FAST_YAML} }}"));
@@ -42,9 +39,6 @@ async fn a_check_is_a_question_that_ends_properly() {
     assert_eq!(asked.request, "OPTIONS /check HTTP/1.0\r\n\r\n");
     assert_eq!(asked.ending, Some(Ending::Reset));
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     let services = service("any", place.at(), &format!("role: any, check: {{ path: /check, {FAST_YAML} }}"));
     let _pgvane = Pgvane::start(&cluster("c", &place.nodes, &services)).await;
@@ -76,9 +70,6 @@ async fn leaving_maintenance_waits_for_a_success() {
     assert_eq!(session(place.at()).await.0, "m1");
     assert_eq!(haproxy.status("any", "m1").await, "UP 1/3");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     let (m1, others) = (&place.nodes[0], &place.nodes[1..]);
     others.iter().for_each(|node| node.rest.set_state(State::Status(503)));
@@ -116,9 +107,6 @@ async fn a_time_out_below_inter_is_kept() {
     assert!(silent(&place) > ms(1500), "HAProxy keeps to 300 ms: {:?}", silent(&place));
     drop(haproxy);
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     place.nodes.iter().for_each(|node| node.rest.set_state(State::Hung));
     let timing = "inter: 60s, fastinter: 60s, downinter: 100ms, rise: 2, fall: 2, timeout: 300ms";

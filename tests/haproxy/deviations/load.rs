@@ -32,9 +32,6 @@ async fn a_refused_connect_goes_on_elsewhere() {
     assert_eq!(came.iter().filter(|it| it.is_err()).count(), 1, "{came:?}");
     assert!(clock::now() - before > secs(2), "HAProxy tries for three seconds");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     refuse(&place).await;
     let services =
@@ -75,9 +72,6 @@ async fn slowstart_limits_no_connections() {
     let (took, refused) = (clock::now() - before, came.iter().filter(|it| it.is_err()).count());
     assert!(refused > 0 || took > ms(500), "{refused} of {CROWD} refused, the last one after {took:?}");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     only_m1(&place);
     let check = format!("check: {{ path: /check, {FAST_YAML} }}");
@@ -114,9 +108,6 @@ async fn a_queue_has_an_end_and_words_for_it() {
     assert_eq!(refused.len(), CROWD - 3);
     assert!(refused.iter().all(|(after, failure)| *after > secs(2) && matches!(failure, Failure::Closed(None))));
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     for balance in BALANCES {
         let place = Place::new();
         let check = format!("check: {{ path: /check, {FAST_YAML} }}");
@@ -168,9 +159,6 @@ async fn who_is_turned_away_is_told_why() {
     until_spread_over(place.at(), &[]).await;
     assert!(matches!(visit(place.at(), PATIENCE).await, Err(Failure::Closed(None))));
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     place.nodes.iter().for_each(|node| node.rest.set_state(State::Status(503)));
     let services = service("any", place.at(), &format!("role: any, check: {{ path: /check, {FAST_YAML} }}"));

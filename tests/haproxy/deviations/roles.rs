@@ -28,9 +28,6 @@ async fn of_two_primaries_at_most_one_is_opened() {
     place.nodes[1].play(PlayedRole::Primary, 6);
     until_spread_over(place.at(), &["m1", "m2"]).await;
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     play_cluster(&place);
     let services = service("primary", place.at(), &format!("role: primary, check: {{ {FAST_YAML} }}"));
@@ -61,9 +58,6 @@ async fn a_promotion_does_not_cut_readers() {
     place.nodes[1].play(PlayedRole::Primary, 6);
     reader.closed().await;
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     play_cluster(&place);
     let services = service("replica", place.at(), &format!("role: replica, check: {{ {FAST_YAML} }}"));
@@ -99,9 +93,6 @@ async fn backups_share_their_clients() {
     place.nodes[0].rest.set_state(State::Refused);
     until_spread_over(place.at(), &["m2"]).await;
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     place.nodes.iter().for_each(|node| node.play(PlayedRole::Replica, 5));
     let keys = format!("role: offline, backup: [replica], check: {{ {FAST_YAML} }}");
@@ -129,9 +120,6 @@ async fn backups_follow_a_failover() {
     let (served, _) = visits(place.at()).await;
     assert_eq!(served.keys().collect::<Vec<_>>(), ["m2", "m3"], "the new primary reads on, the new replica is idle");
 
-    if Pgvane::is_awaited() {
-        return;
-    }
     let place = Place::new();
     play_cluster(&place);
     let keys = format!("role: replica, backup: [primary], check: {{ {FAST_YAML} }}");

@@ -20,9 +20,6 @@ use crate::members::ports::Port;
 use crate::members::process::Process;
 use crate::members::until;
 
-/// To be removed, with its only function, by whoever brings `trust: rest` here.
-const AWAITED: bool = false;
-
 type Said = Arc<Mutex<Vec<(Instant, String)>>>;
 
 #[derive(Debug)]
@@ -44,11 +41,6 @@ pub fn cluster(name: &str, nodes: &[Node], services: &str) -> String {
 }
 
 impl Pgvane {
-    /// Until the router takes `trust: rest`, its side of these tests is not asked.
-    pub fn is_awaited() -> bool {
-        AWAITED
-    }
-
     /// Starts with these clusters and waits until its admin endpoint answers.
     pub async fn start(clusters: &str) -> Pgvane {
         let folder = tempfile::tempdir().expect("a temporary folder");
