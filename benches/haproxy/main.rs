@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use members::secs;
 use stand::fronts::{Kind, PIGSTY, QUICK, Words};
-use stand::pgvane::Pgvane;
 use stand::{deposed, reloads, storm};
 
 const RELOADS: usize = 100;

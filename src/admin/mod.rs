@@ -17,6 +17,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::decide::{ServiceSnapshot, Snapshot};
+pub use crate::model::OrdersFrom;
 use crate::model::{MemberName, Order};
 
 pub use server::{bind, serve};
@@ -47,17 +48,6 @@ pub trait Source: Send + Sync + 'static {
 
     /// Passes an operator's order on. It is carried out within milliseconds, and shows in the reports.
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError>;
-}
-
-/// Whose orders are taken. There is no password, so this and the refusal of what a browser sends for
-/// somebody else's page are all there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OrdersFrom {
-    Nobody,
-    /// Connections from this host.
-    #[default]
-    Loopback,
-    Everybody,
 }
 
 /// Whether the router wants clients at all, since when it runs, and which configuration it serves by.

@@ -28,6 +28,7 @@ use std::time::Duration;
 pub use diagnose::{At, Problem, Problems};
 pub use full::full_yml;
 
+pub use crate::model::OrdersFrom;
 use crate::model::{ClusterSpec, HostPort};
 
 /// Everything that `pgvane run` is asked to do, checked as a whole.
@@ -85,16 +86,6 @@ pub struct Admin {
     /// Host `*` is every IPv4 and IPv6 address.
     pub listen: Vec<HostPort>,
     pub orders: OrdersFrom,
-}
-
-/// Whose orders (drain, maintenance, weight) are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OrdersFrom {
-    Nobody,
-    /// Connections from this host.
-    #[default]
-    Loopback,
-    Everybody,
 }
 
 /// One Patroni cluster and how to reach it.

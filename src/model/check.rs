@@ -199,5 +199,16 @@ pub enum Order {
     Weight(Option<u32>),
 }
 
+/// Whose orders are taken. There is no password, so this and the refusal of what a browser sends for
+/// somebody else's page are all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OrdersFrom {
+    Nobody,
+    /// Connections from this host.
+    #[default]
+    Loopback,
+    Everybody,
+}
+
 /// Tags that a member must have, with these values as text.
 pub type TagFilter = BTreeMap<String, String>;

@@ -11,7 +11,7 @@ pub mod service;
 pub mod view;
 
 pub use address::{ApiAddress, HostPort, ListenAddress};
-pub use check::{AdminState, CheckOutcome, CheckSpec, CheckStatus, Expect, Observe, OnError, Order};
+pub use check::{AdminState, CheckOutcome, CheckSpec, CheckStatus, Expect, Observe, OnError, Order, OrdersFrom};
 pub use lsn::{Lsn, Timeline};
 pub use member::{MemberFacts, MemberName, Tags};
 pub use reason::Reason;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, Lifecycle, OrdersFrom};
-use crate::config::{self, Admin};
+use crate::admin::{self, Lifecycle};
+use crate::config::Admin;
 use crate::model::HostPort;
 
 use super::clusters::Roster;
@@ -56,7 +56,7 @@ impl Endpoints {
             }
             stays
         });
-        self.lifecycle.obey(orders_from(admin));
+        self.lifecycle.obey(admin.map(|admin| admin.orders).unwrap_or_default());
         for (at, listener) in bound {
             tracing::info!(target: "pgvane::run", %at, "admin endpoint");
             self.answer(at, listener);
@@ -66,14 +66,5 @@ impl Endpoints {
     fn answer(&mut self, at: HostPort, listener: TcpListener) {
         let serve = admin::serve(listener, self.source.clone(), self.lifecycle.clone());
         self.open.push(Endpoint { at, answering: tokio::spawn(serve).abort_handle() });
-    }
-}
-
-/// The configuration's word as the endpoint's.
-fn orders_from(admin: Option<&Admin>) -> OrdersFrom {
-    match admin.map(|admin| admin.orders).unwrap_or_default() {
-        config::OrdersFrom::Nobody => OrdersFrom::Nobody,
-        config::OrdersFrom::Loopback => OrdersFrom::Loopback,
-        config::OrdersFrom::Everybody => OrdersFrom::Everybody,
     }
 }
