@@ -7,7 +7,7 @@ use super::quantity::{show_duration, show_size};
 use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFiles};
 use crate::model::service::{ServiceCheck, SessionLog};
 use crate::model::{
-    CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember, Trust,
+    CheckTiming, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember, Trust,
 };
 
 impl Config {
@@ -135,7 +135,7 @@ fn show_service(text: &mut String, trust: Trust, service: &ServiceSpec) {
     if trust == Trust::Rest || service.check.path.is_some() {
         line(text, 4, "check", &show_check(service, &service.check));
     }
-    line(text, 4, "hold", &show_hold(&service.hold));
+    line(text, 4, "hold", &show_hold(&service.hold, trust));
     line(text, 4, "connect", &show_connect(service));
     line(text, 4, "limits", &show_limits(service));
     line(text, 4, "sessions", &show_sessions(service));
@@ -231,12 +231,15 @@ fn show_sessions(service: &ServiceSpec) -> String {
     )
 }
 
-fn show_hold(hold: &HoldSpec) -> String {
+fn show_hold(hold: &HoldSpec, trust: Trust) -> String {
     match hold {
         HoldSpec::Off => "off: refuse at once".to_string(),
         HoldSpec::On { timeout, max } => {
-            let limit = |timeout: &Duration| show_duration(*timeout);
-            let limit = timeout.as_ref().map_or("the cluster's ttl + 15s".to_string(), limit);
+            let limit = match (timeout, trust) {
+                (Some(timeout), _) => show_duration(*timeout),
+                (None, Trust::Confirm) => "the cluster's ttl + 15s".to_string(),
+                (None, Trust::Rest) => show_duration(hold.limit(ClusterSettings::default().ttl).unwrap_or_default()),
+            };
             format!("up to {max} clients for {limit}")
         }
     }

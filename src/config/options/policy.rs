@@ -162,7 +162,8 @@ pub(super) static HOLD: Section = Section {
             "timeout",
             millis(1, 24 * HOUR),
             Set("auto"),
-            "How long a client may wait; auto is the cluster's ttl + 15s (the death of a host alone costs ttl).",
+            "How long a client may wait; auto is the cluster's ttl + 15s (the death of a host alone costs ttl),\n\
+             and 45s with trust: rest, which knows no ttl.",
         ),
         opt(
             "max",

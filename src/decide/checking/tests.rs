@@ -394,6 +394,19 @@ fn maintenance_closes_stops_checks_and_ends_with_a_success() {
 }
 
 #[test]
+fn an_order_outlives_the_process() {
+    let spec = || Arc::new(cluster(vec![any(&timing(1000, 500, 1000, 3, 3))], 1));
+    let mut bench = Bench::new((*spec()).clone(), &[("m1", Says::code(200))]);
+    bench.order("m1", Order::State(AdminState::Maint));
+    let mut again = Router::new(spec(), bench.memory.clone(), bench.now);
+    while let Some(effect) = again.poll_effect() {
+        assert!(!matches!(effect, Effect::Check { .. }), "a member in maintenance is left alone");
+    }
+    assert_eq!(again.snapshot().members[0].admin, AdminState::Maint);
+    assert_eq!(again.routes().services[0].standings[0].reason, Reason::Maintenance);
+}
+
+#[test]
 fn a_drained_primary_takes_no_new_writers_and_keeps_its_sessions() {
     let mut bench = pair("m1");
     bench.run_until(20_000);
