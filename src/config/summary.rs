@@ -7,7 +7,8 @@ use super::quantity::{show_duration, show_size};
 use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFiles};
 use crate::model::service::{ServiceCheck, SessionLog};
 use crate::model::{
-    CheckTiming, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember, Trust,
+    CheckTiming, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember,
+    Trust,
 };
 
 impl Config {

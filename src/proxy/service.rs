@@ -50,6 +50,8 @@ struct Removal {
 /// How many clients a service has.
 #[derive(Debug, Default)]
 pub struct Clients {
+    /// Places taken: clients, and acceptors that have seen one and not accepted it yet.
+    places: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
     /// One left, or the limit was changed.
@@ -107,13 +109,13 @@ impl Service {
     pub(super) fn enter(self: &Arc<Self>) -> Option<Slot> {
         let max = self.spec.load().clients_max;
         let more = |now: usize| (max == 0 || now < max).then_some(now + 1);
-        self.clients.now.fetch_update(AcqRel, Relaxed, more).ok()?;
+        self.clients.places.fetch_update(AcqRel, Relaxed, more).ok()?;
         Some(Slot { service: self.clone(), is_client: false })
     }
 
     /// A place beyond the limit, for a client that the kernel has accepted and nobody else will.
     pub(super) fn squeeze_in(self: &Arc<Self>) -> Slot {
-        self.clients.now.fetch_add(1, AcqRel);
+        self.clients.places.fetch_add(1, AcqRel);
         Slot { service: self.clone(), is_client: false }
     }
 
@@ -170,7 +172,7 @@ impl Slot {
         self.is_client = true;
         CLIENTS.fetch_add(1, Relaxed);
         let Clients { now, most, .. } = &self.service.clients;
-        most.fetch_max(now.load(Relaxed), Relaxed);
+        most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
         self.service.counters.clients_total.fetch_add(1, Relaxed);
         self
     }
@@ -180,8 +182,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         if self.is_client {
             CLIENTS.fetch_sub(1, Relaxed);
+            self.service.clients.now.fetch_sub(1, Relaxed);
         }
-        self.service.clients.now.fetch_sub(1, AcqRel);
+        self.service.clients.places.fetch_sub(1, AcqRel);
         self.service.clients.room.notify_waiters();
     }
 }
