@@ -11,7 +11,7 @@ use pgvane::runtime::clock;
 use serde_json::{Value, json};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -150,7 +150,9 @@ impl Rest {
         let port = Port::reserve();
         let (number, asked, came) = (port.number, Arc::new(Mutex::default()), Arc::new(watch::Sender::default()));
         let mut server = JoinSet::new();
-        server.spawn(serve(port, seen, asked.clone(), came.clone(), zero.clone()));
+        // Here and not in its task: who checks may be quicker than that task's first turn.
+        let opened = port.listen();
+        server.spawn(serve(port, opened, seen, asked.clone(), came.clone(), zero.clone()));
         Rest { port: number, manner, asked, came, _server: server }
     }
 
@@ -183,14 +185,16 @@ impl Rest {
 
 async fn serve(
     port: Port,
+    opened: TcpListener,
     mut manner: watch::Receiver<Manner>,
     asked: Arc<Mutex<Vec<Asked>>>,
     came: Arc<watch::Sender<Vec<Instant>>>,
     zero: Zero,
 ) {
     let mut connections = JoinSet::new();
+    let mut opened = Some(opened);
     while manner.wait_for(|now| now.state != State::Refused).await.is_ok() {
-        let listener = port.listen();
+        let listener = opened.take().unwrap_or_else(|| port.listen());
         let mut closing = manner.clone();
         loop {
             tokio::select! {
