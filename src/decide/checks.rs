@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::model::{CheckOutcome, CheckSpec, CheckStatus, OnError, Reason};
+use crate::model::{CheckOutcome, CheckSpec, CheckStatus, OnError, Reason, RestAnswer};
 
 use super::health::Health;
 
@@ -131,6 +131,13 @@ impl CheckTrack {
     /// The last check passed, whatever the counter says.
     pub fn passes(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.status == CheckStatus::L7Ok)
+    }
+
+    /// Its Patroni answered another status than wanted, and PostgreSQL runs.
+    pub fn says_running(&self) -> bool {
+        let refused = self.last.as_ref().filter(|last| last.status == CheckStatus::L7Sts);
+        let runs = |answer: &RestAnswer| answer.location.is_some() || answer.is_in_recovery();
+        refused.and_then(|last| last.answer.as_deref()).is_some_and(runs)
     }
 
     /// When to check, or to give up a check that was lost.

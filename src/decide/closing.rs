@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{CheckStatus, CloseOnDown, MemberName, Reason, Role, ServiceName, ServiceSpec, Trust};
+use crate::model::{CloseOnDown, MemberName, Reason, Role, ServiceName, ServiceSpec, Trust};
 
 use super::Effect;
 use super::router::Router;
@@ -40,11 +40,7 @@ fn is_down(trust: Trust, spec: &ServiceSpec, track: &MemberTrack) -> Option<bool
     if checks.iter().any(|check| check.passes()) {
         return None;
     }
-    let lives_on = checks.iter().filter_map(|check| check.last.as_ref()).any(|last| {
-        let runs = last.answer.as_ref().is_some_and(|answer| answer.is_writable() || answer.is_in_recovery());
-        last.status == CheckStatus::L7Sts && runs
-    });
-    if lives_on && spec.role != Role::Primary {
+    if checks.iter().any(|check| check.says_running()) && spec.role != Role::Primary {
         return Some(false);
     }
     checks.iter().any(|check| check.last.is_some()).then_some(true)

@@ -4,10 +4,8 @@
 //! every tier such a member is a target only as the open leader (`lead.open`).
 
 use crate::model::member::{tag_is_true, tags_say_offline};
-use crate::model::service::WEIGHT_DEFAULT;
 use crate::model::{
-    AdminState, CheckSpec, CheckStatus, HostPort, MemberFacts, MemberName, Reason, RestAnswer, RestRole, Role,
-    ServiceSpec, Tags, Trust,
+    AdminState, CheckSpec, HostPort, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags, Trust,
 };
 
 use super::checks::CheckTrack;
@@ -140,7 +138,7 @@ impl Ingredients<'_> {
             return (TargetState::Unknown, Reason::NotChecked);
         };
         if !check.is_up() {
-            return if says_running(check) { NOT_MY_ROLE } else { (TargetState::Down, check.reason) };
+            return if check.says_running() { NOT_MY_ROLE } else { (TargetState::Down, check.reason) };
         }
         if tier.role == Role::Primary {
             let state = if self.leads(name) { TargetState::Open } else { TargetState::Waiting };
@@ -211,13 +209,8 @@ pub(super) fn address(track: &MemberTrack, spec: &ServiceSpec) -> Option<HostPor
     Some(HostPort::new(conn.host.clone(), spec.port.unwrap_or(conn.port)))
 }
 
-/// As ordered, as configured, or the default.
-pub fn weight(track: &MemberTrack) -> u32 {
-    track.orders.weight.or(track.weight).unwrap_or(WEIGHT_DEFAULT)
-}
-
 fn is_drained(track: &MemberTrack) -> bool {
-    track.orders.state == AdminState::Drain || weight(track) == 0
+    track.orders.state == AdminState::Drain || track.weight_now() == 0
 }
 
 fn down_or_unknown(track: &MemberTrack) -> Verdict {
@@ -233,11 +226,4 @@ fn refuse_by_own_check(tier: &Tier<'_>, track: &MemberTrack) -> Option<Verdict> 
         Some(check) if !check.is_up() => Some((TargetState::Down, check.reason)),
         Some(_) => None,
     }
-}
-
-/// Its Patroni answered another status than wanted, and PostgreSQL runs.
-fn says_running(check: &CheckTrack) -> bool {
-    let refused = check.last.as_ref().filter(|last| last.status == CheckStatus::L7Sts);
-    let runs = |answer: &RestAnswer| answer.location.is_some() || answer.is_in_recovery();
-    refused.and_then(|last| last.answer.as_deref()).is_some_and(runs)
 }

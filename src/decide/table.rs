@@ -9,7 +9,7 @@ use crate::model::{ClusterView, HostPort, MemberName, Reason, Role, ServiceSpec,
 use super::checks::CheckTrack;
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
-use super::select::{Tier, Verdict, address, weight};
+use super::select::{Tier, Verdict, address};
 use super::track::MemberTrack;
 
 /// What a table is made from.
@@ -71,7 +71,7 @@ impl Ingredients<'_> {
                 address: address(track, tier.spec)?,
                 role: tier.role,
                 needs_confirmation: self.needs_confirmation(tier.role, name, track),
-                weight: weight(track),
+                weight: track.weight_now(),
                 risen_at: self.risen_at(tier, name, track),
             })
         })
