@@ -120,6 +120,10 @@ pub enum Effect {
     /// Fence every session to this member of these services (None: of all), then close them. When
     /// this effect has been carried out, no further byte is forwarded by any of them.
     CloseSessions { member: MemberName, services: Option<Vec<ServiceName>>, reason: Reason },
+    /// A planned close: every session to this member of these services (None: of all) ends when it is
+    /// idle, which is at once for most, and is told so. Those in a transaction go on until they are idle
+    /// or a `CloseSessions` comes. Sessions that open later are not meant.
+    DrainSessions { member: MemberName, services: Option<Vec<ServiceName>>, reason: Reason },
     /// `GET /primary`; a newer number for the same member replaces an older probe.
     Probe { member: MemberName, number: u64, address: ApiAddress, limit: Duration },
     /// One HTTP check: `connect_limit` for the connect, `check.timing.timeout` for what follows it.

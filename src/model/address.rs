@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+/// A network of IP addresses; a single address is one with all bits in its prefix.
+pub type Cidr = ipnet::IpNet;
+
 /// A host name or IP literal (IPv6 without brackets) and a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {

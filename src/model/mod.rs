@@ -10,14 +10,14 @@ pub mod rest;
 pub mod service;
 pub mod view;
 
-pub use address::{ApiAddress, HostPort, ListenAddress};
+pub use address::{ApiAddress, Cidr, HostPort, ListenAddress};
 pub use check::{AdminState, CheckOutcome, CheckSpec, CheckStatus, Expect, Observe, OnError, Order, OrdersFrom};
 pub use lsn::{Lsn, Timeline};
 pub use member::{MemberFacts, MemberName, Tags};
 pub use reason::Reason;
 pub use rest::{PortOutcome, ProbeOutcome, RestAnswer, RestRole};
 pub use service::{
-    Balance, CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, QueueSpec, Role, ServiceName,
-    ServiceSpec, SessionLog, StaticMember, Trust,
+    Balance, CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, QueueSpec, RateSpec, Role,
+    ServiceName, ServiceSpec, SessionLog, StaticMember, Trust,
 };
 pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};

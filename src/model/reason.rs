@@ -98,6 +98,9 @@ reasons! {
     StartupTimedOut => "startup_timed_out", "the client did not finish its startup packet in time";
     StartupMalformed => "startup_malformed", "the client did not speak PostgreSQL's startup protocol";
     NoDescriptors => "no_descriptors", "the router is out of file descriptors, ports or memory";
+    NotAllowed => "not_allowed", "its address is not on the service's allow list";
+    RateLimited => "rate_limited", "its address connects more often than the service allows";
+    CancelLimited => "cancel_limited", "too many cancel requests at a time, or of its address";
     CancelForwarded => "cancel_forwarded", "a cancel request was passed on";
     Shutdown => "shutdown", "the router is shutting down";
 }

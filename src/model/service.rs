@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::TagFilter;
-use super::{ApiAddress, CheckSpec, Expect, ListenAddress, MemberName, Observe};
+use super::{ApiAddress, CheckSpec, Cidr, Expect, ListenAddress, MemberName, Observe};
 
 /// A service's name in the configuration, such as `primary`; cheap to clone.
 pub type ServiceName = Arc<str>;
@@ -225,6 +225,23 @@ impl Default for QueueSpec {
     }
 }
 
+/// New connections per second; 0: no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateSpec {
+    /// Of all clients of one listener; further ones wait in the kernel's backlog (HAProxy's `rate-limit sessions`).
+    pub max: u32,
+    /// Of one address; further ones are told 53300.
+    pub per_client_max: u32,
+    /// Cancel requests of one address; further ones are dropped.
+    pub cancels_max: u32,
+}
+
+impl Default for RateSpec {
+    fn default() -> Self {
+        RateSpec { max: 0, per_client_max: 0, cancels_max: 100 }
+    }
+}
+
 /// Which members of a role are good enough (`where:`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
@@ -266,6 +283,14 @@ pub struct ServiceSpec {
     pub slowstart: Duration,
     pub startup_timeout: Duration,
     pub close_on_down: CloseOnDown,
+    /// How long sessions in a transaction may go on when their member is taken out on purpose; idle
+    /// ones end at once. A deposed leader gets none of it.
+    pub drain: Duration,
+    /// Clients by TCP must come from one of these; empty: from anywhere.
+    pub allow: Vec<Cidr>,
+    pub rate: RateSpec,
+    /// A client that was held longer than this is told so by a NOTICE, once it is served. None: never.
+    pub hold_notice: Option<Duration>,
     pub session_log: SessionLog,
     pub tcp: TcpSpec,
 }
@@ -324,6 +349,10 @@ impl ServiceSpec {
             slowstart: Duration::ZERO,
             startup_timeout: Duration::from_secs(60),
             close_on_down: CloseOnDown::Cut { grace: Duration::ZERO },
+            drain: Duration::from_secs(3),
+            allow: Vec::new(),
+            rate: RateSpec::default(),
+            hold_notice: None,
             session_log: SessionLog::Errors,
             tcp: TcpSpec::default(),
         }

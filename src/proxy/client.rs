@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::model::Reason;
 use crate::runtime::clock;
 
-use super::startup::{self, Kind, Malformed, Parsed};
+use super::protocol::startup::{self, Kind, Malformed, Parsed};
 
 /// Bytes kept of a client that talks on while it waits; beyond that it is not listened to.
 pub const EARLY_BYTES_MAX: usize = 16 * 1024;

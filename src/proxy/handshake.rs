@@ -24,9 +24,11 @@ use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
+use super::protocol::startup::{self, FirstAnswer, Kind};
+use super::protocol::words;
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
-use super::startup::{self, FirstAnswer, Kind};
+
 use refusal::{Refusal, Unserved};
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
@@ -180,7 +182,7 @@ impl<'a> Handshake<'a> {
     async fn understood(&mut self, outcome: Result<Request, NoRequest>) -> Result<Request, Reason> {
         if let Err(NoRequest::Malformed(startup::Malformed::Protocol { major, minor })) = outcome {
             let message = format!("unsupported frontend protocol {major}.{minor}");
-            let words = startup::fatal(startup::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
+            let words = words::fatal(words::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
             self.client.tell(&words).await?;
         }
         outcome.map_err(|none| none.reason())

@@ -13,11 +13,11 @@ pub mod hold;
 pub mod listener;
 pub mod listeners;
 pub mod peer;
+pub mod protocol;
 pub mod relay;
 pub mod service;
 pub mod session_log;
 pub mod sessions;
-pub mod startup;
 pub mod stats;
 pub mod suspects;
 pub mod targets;
@@ -133,6 +133,7 @@ impl Plane {
             Effect::PublishRoutes(routes) => registry.publish(routes.clone()),
             Effect::Confirm { until } => registry.confirm(*until),
             Effect::CloseSessions { member, services, reason } => registry.close(member, services.as_deref(), *reason),
+            Effect::DrainSessions { member, services, reason } => registry.drain(member, services.as_deref(), *reason),
             Effect::ForgetAddress { host } => self.plumbing.connector.forget(host),
             _ => return false,
         }

@@ -53,7 +53,7 @@ fn termination(reason: Reason, stage: Stage, timed_out: bool) -> [char; 2] {
         Reason::ClientClosed | Reason::ClientError => ['C', stage.letter()],
         Reason::ServerClosed | Reason::ServerError => ['S', stage.letter()],
         Reason::StartupTimedOut => ['c', 'R'],
-        Reason::StartupMalformed => ['P', 'R'],
+        Reason::StartupMalformed | Reason::NotAllowed | Reason::RateLimited | Reason::CancelLimited => ['P', 'R'],
         Reason::HoldExpired | Reason::QueueExpired => ['s', 'Q'],
         Reason::HoldFull | Reason::QueueFull => ['S', 'Q'],
         Reason::RetriesExhausted if timed_out => ['s', 'C'],

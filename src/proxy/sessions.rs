@@ -198,6 +198,11 @@ impl Registry {
         self.fence(reason, |service, of| of == member && listed(service));
     }
 
+    /// Asks all sessions to `member` of these services (None: of all) to end when they are idle.
+    pub fn drain(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
+        self.close(member, services, reason);
+    }
+
     /// Fences every session there is.
     pub fn close_all(&self, reason: Reason) {
         self.fence(reason, |_, _| true);

@@ -149,6 +149,7 @@ impl Driver {
             Effect::PublishRoutes(_)
             | Effect::Confirm { .. }
             | Effect::CloseSessions { .. }
+            | Effect::DrainSessions { .. }
             | Effect::ForgetAddress { .. } => {}
         }
     }

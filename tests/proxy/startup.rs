@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgvane::decide::{Report, Suspicion};
 use pgvane::model::{HoldSpec, Reason};
-use pgvane::proxy::startup::fatal;
+use pgvane::proxy::protocol::words::fatal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

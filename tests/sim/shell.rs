@@ -213,6 +213,8 @@ impl World {
                 self.wake(r);
             }
             Effect::CloseSessions { member, services, reason } => self.close(r, &member, services.as_deref(), reason),
+            // Nothing here is ever idle.
+            Effect::DrainSessions { .. } => {}
             Effect::Probe { member, number, limit, address } => {
                 let served_at = self.now + 400;
                 let life = self.routers[r].life;

@@ -410,6 +410,10 @@ pub fn describe_effect(effect: &Effect) -> String {
             let services = services.as_ref().map_or("all".to_owned(), |s| s.join(" "));
             format!("close {member} {services} {reason}")
         }
+        Effect::DrainSessions { member, services, reason } => {
+            let services = services.as_ref().map_or("all".to_owned(), |s| s.join(" "));
+            format!("drain {member} {services} {reason}")
+        }
         Effect::Probe { member, limit, .. } => format!("probe {member} {limit:?}"),
         Effect::Check { member, check, .. } => format!("check {member} {}", check.path),
         Effect::ProbePort { member, .. } => format!("probe port {member}"),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::model::{Reason, ServiceSpec};
 use crate::proxy::hold::Crowd;
-use crate::proxy::startup;
+use crate::proxy::protocol::words;
 use crate::runtime::clock;
 
 /// Why a client has no server.
@@ -34,7 +34,7 @@ impl Refusal {
         let now = clock::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         if self.why == Reason::NoDescriptors {
-            return startup::fatal(startup::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+            return words::fatal(words::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
         }
         if let Some(crowd) = self.crowd {
             return self.crowded(spec, crowd, seconds(arrived));
@@ -50,7 +50,7 @@ impl Refusal {
             Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
             why => format!(" Not waited for: {}.", why.sentence()),
         };
-        startup::fatal(startup::CANNOT_CONNECT_NOW, &message, &detail, "")
+        words::fatal(words::CANNOT_CONNECT_NOW, &message, &detail, "")
     }
 
     /// The words of PostgreSQL's own limits (src/backend/utils/init/postinit.c).
@@ -63,6 +63,6 @@ impl Refusal {
             _ => format!(", and {waiting} clients wait already (queue.max {queue_max})."),
         };
         let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
-        startup::fatal(startup::TOO_MANY_CONNECTIONS, &message, &detail, hint)
+        words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
     }
 }

@@ -1,5 +1,7 @@
 //! The plaintext beginning of PostgreSQL's protocol: what a client may say first, what a server may
-//! answer first, and the words of an error. Pure functions over bytes.
+//! answer first. Pure functions over bytes.
+
+use super::words::CANNOT_CONNECT_NOW;
 
 /// PostgreSQL's MAX_STARTUP_PACKET_LENGTH, which does not count the length word itself.
 pub const STARTUP_BODY_BYTES_MAX: usize = 10_000;
@@ -10,16 +12,10 @@ pub const CANCEL_KEY_BYTES_MAX: usize = 256;
 /// A first server message longer than this is passed on unread.
 pub const FIRST_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// The server cannot take connections now; a driver tries again or elsewhere.
-pub const CANNOT_CONNECT_NOW: &str = "57P03";
 /// cannot_connect_now, admin_shutdown, crash_shutdown: of a server, and not of a client's doing.
 const CLOSING: [&[u8]; 3] = [CANNOT_CONNECT_NOW.as_bytes(), b"57P01", b"57P02"];
 /// Type, length 8, code 0.
 const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
-/// The router's own resources are used up.
-pub const TOO_MANY_CONNECTIONS: &str = "53300";
-/// A protocol version nobody behind this router speaks.
-pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
 const LENGTH_BYTES: usize = 4;
 const HEADER_BYTES: usize = 8;
@@ -174,27 +170,9 @@ fn error_code(fields: &[u8]) -> Option<&[u8]> {
     fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))
 }
 
-/// An ErrorResponse of severity FATAL.
-pub fn fatal(sqlstate: &str, message: &str, detail: &str, hint: &str) -> Vec<u8> {
-    let mut body = Vec::with_capacity(64 + message.len() + detail.len() + hint.len());
-    let fields = [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', message), (b'D', detail), (b'H', hint)];
-    for (tag, text) in fields {
-        if !text.is_empty() {
-            body.push(tag);
-            body.extend(text.bytes().filter(|byte| *byte != 0));
-            body.push(0);
-        }
-    }
-    body.push(0);
-    let length = u32::try_from(body.len() + LENGTH_BYTES).unwrap_or(u32::MAX);
-    let mut packet = vec![b'E'];
-    packet.extend(length.to_be_bytes());
-    packet.extend(body);
-    packet
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::words::fatal;
     use super::*;
     use proptest::prelude::*;
 
@@ -268,15 +246,6 @@ mod tests {
         for cut in 0..negotiated.len() {
             assert_eq!(first_answer(&negotiated[..cut]), FirstAnswer::Incomplete, "{cut}");
         }
-    }
-
-    #[test]
-    fn a_fatal_reads_as_postgres_writes_it() {
-        let expected = b"E\0\0\0\x2bSFATAL\0VFATAL\0C57P03\0Mno\0Ddetail\0Hhint\0\0";
-        let mut expected = expected.to_vec();
-        let length = expected.len() as u32 - 1;
-        expected[1..5].copy_from_slice(&length.to_be_bytes());
-        assert_eq!(fatal("57P03", "n\0o", "detail", "hint"), expected);
     }
 
     fn anything() -> impl Strategy<Value = Vec<u8>> {
