@@ -14,6 +14,7 @@ pub mod listener;
 pub mod listeners;
 pub mod peer;
 pub mod protocol;
+pub mod rates;
 pub mod relay;
 pub mod service;
 pub mod session_log;
