@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{HoldSpec, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::cancel::UnderWay;
 use super::hold::Queue;
 use super::rates::{Pace, Rates};
 use super::stats::Counters;
@@ -42,6 +43,7 @@ pub struct Service {
     pub connects: Rates,
     /// Cancel requests of one address (`rate.cancels_max`).
     pub cancels: Rates,
+    pub(super) cancels_under_way: UnderWay,
     hold_max: AtomicUsize,
     pub(super) waiting: Queue,
     removal: Mutex<Removal>,
@@ -90,6 +92,7 @@ impl Service {
             pace: Pace::default(),
             connects: Rates::default(),
             cancels: Rates::default(),
+            cancels_under_way: UnderWay::default(),
             hold_max: AtomicUsize::new(hold_max(spec, hold_max_clamp)),
             waiting: Queue::default(),
             removal: Mutex::default(),

@@ -19,6 +19,7 @@ use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::cancel::keys::{KeyGuard, Keys};
 use super::hold::Terms;
 pub use super::service::Service;
 use super::service::{self, Services};
@@ -83,6 +84,8 @@ pub(super) enum Choice {
 #[derive(Debug)]
 pub struct Registry {
     pub cluster: Arc<str>,
+    /// Which server gave out which key for cancels.
+    pub cancel_keys: Keys,
     services: ArcSwap<Services>,
     gate: Mutex<Gate>,
     published: Notify,
@@ -104,6 +107,7 @@ impl Registry {
         let gate = Gate { routes, confirmed_until: now, groups: HashMap::new() };
         let registry = Arc::new(Registry {
             cluster,
+            cancel_keys: Keys::default(),
             services: ArcSwap::default(),
             gate: Mutex::new(gate),
             published: Notify::new(),
@@ -247,6 +251,7 @@ impl Registry {
             generation: picked_generation,
             fence: group.fence.clone(),
             counters: group.counters.clone(),
+            key: None,
             to_client: 0,
             to_server: 0,
             answered: false,
@@ -418,6 +423,7 @@ pub struct SessionGuard {
     generation: u64,
     fence: Arc<Fence>,
     counters: Arc<TargetCounters>,
+    key: Option<KeyGuard>,
     to_client: u64,
     to_server: u64,
     /// The server's first answer is on its way to the client: from here on it is not replayed.
@@ -460,6 +466,12 @@ impl SessionGuard {
         self.answered = true;
         self.service.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
         self.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The server gave out this key for cancels, as in BackendKeyData without its header; from here on
+    /// cancels with it go there, for as long as the session lives.
+    pub fn owns_key(&mut self, key: &[u8]) {
+        self.key = Some(self.registry.cancel_keys.register(key, &self.target.address));
     }
 
     /// Why it ends; the first reason stays.
