@@ -2,6 +2,8 @@
 
 #[path = "proxy/bed.rs"]
 mod bed;
+#[path = "proxy/cancel.rs"]
+mod cancel;
 #[path = "proxy/close.rs"]
 mod close;
 #[path = "proxy/drain.rs"]

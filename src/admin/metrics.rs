@@ -210,7 +210,11 @@ impl Page {
                 &["cluster", "service", "reason"],
             )?,
             replays: counts("pgvane_startup_replays_total", "Startup packets sent again.", &service)?,
-            cancels: counts("pgvane_cancels_total", "Cancel requests passed on.", &service)?,
+            cancels: counts(
+                "pgvane_cancels_total",
+                "Cancel requests passed on: to the owner of their key, or to all that may be.",
+                &["cluster", "service", "to"],
+            )?,
             registry,
         })
     }
@@ -312,8 +316,10 @@ impl Page {
         self.holds.with_label_values(&labels).inc_by(counted.held_total);
         self.hold_seconds.with_label_values(&labels).inc_by(counted.hold_sum.as_secs_f64());
         self.replays.with_label_values(&labels).inc_by(counted.replays_total);
-        self.cancels.with_label_values(&labels).inc_by(counted.cancels_total);
         let with = |last: &'static str| [cluster, &*counted.service, last];
+        let by_key = counted.cancels_by_key_total;
+        self.cancels.with_label_values(&with("owner")).inc_by(by_key);
+        self.cancels.with_label_values(&with("all")).inc_by(counted.cancels_total.saturating_sub(by_key));
         self.bytes.with_label_values(&with("to_server")).inc_by(counted.bytes_to_server);
         self.bytes.with_label_values(&with("to_client")).inc_by(counted.bytes_to_client);
         for (reason, count) in &counted.closed {

@@ -224,6 +224,7 @@ fn totals(counted: &ServiceSnapshot) -> Value {
         "closed": by_reason(&counted.closed),
         "refused": by_reason(&counted.refused),
         "cancels": counted.cancels_total,
+        "cancels_by_key": counted.cancels_by_key_total,
         "replays": counted.replays_total,
         "bytes_to_server": counted.bytes_to_server,
         "bytes_to_client": counted.bytes_to_client,

@@ -171,7 +171,10 @@ pub struct ServiceSnapshot {
     pub told: Vec<(&'static str, u64)>,
     /// Startups that were sent to another target, or to the same one again.
     pub replays_total: u64,
+    /// Cancel requests that were passed on.
     pub cancels_total: u64,
+    /// Those of them that went to the owner of their key alone.
+    pub cancels_by_key_total: u64,
     pub bytes_to_server: u64,
     pub bytes_to_client: u64,
     pub connects_failed: Vec<(Suspicion, u64)>,

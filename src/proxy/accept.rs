@@ -24,7 +24,7 @@ use super::service::{Service, Slot};
 pub const HANDOVER_GRACE: Duration = Duration::from_millis(20);
 /// Without a free descriptor the next accept would fail at once again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-const EXHAUSTED_LOG_EVERY: Duration = Duration::from_secs(10);
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// One listening socket at work.
 pub(super) struct Acceptor {
@@ -128,17 +128,18 @@ async fn pause(length: Duration) {
     tokio::time::sleep_until(tokio::time::Instant::from_std(clock::now() + length)).await;
 }
 
-/// One line per [`EXHAUSTED_LOG_EVERY`], with how many were left out.
-#[derive(Default)]
-struct Complaints {
+/// One line per [`COMPLAIN_EVERY`], with how many were left out.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
     last: Option<std::time::Instant>,
     unsaid: u64,
 }
 
 impl Complaints {
-    fn due(&mut self) -> Option<u64> {
+    /// How many were left out since the last one, if it is time for another.
+    pub fn due(&mut self) -> Option<u64> {
         let now = clock::now();
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < EXHAUSTED_LOG_EVERY) {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < COMPLAIN_EVERY) {
             self.unsaid += 1;
             return None;
         }
@@ -156,7 +157,7 @@ mod tests {
         let mut complaints = Complaints::default();
         assert_eq!(complaints.due(), Some(0));
         assert_eq!((complaints.due(), complaints.unsaid), (None, 1));
-        complaints.last = complaints.last.and_then(|last| last.checked_sub(EXHAUSTED_LOG_EVERY));
+        complaints.last = complaints.last.and_then(|last| last.checked_sub(COMPLAIN_EVERY));
         assert_eq!((complaints.due(), complaints.due()), (Some(1), None));
     }
 }

@@ -107,7 +107,7 @@ impl<'a> Handshake<'a> {
         loop {
             if request.kind == Kind::Cancel {
                 drop(server);
-                return self.cancel(&request).await;
+                return Err(self.cancel(&request).await);
             }
             let mut reached = match server.take() {
                 Some(server) => server,
@@ -383,10 +383,9 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    async fn cancel(self, request: &Request) -> Result<Established, Reason> {
-        self.service.counters.cancels_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        cancel::forward(self.plumbing, self.service, &request.bytes).await;
-        Err(Reason::CancelForwarded)
+    /// Its socket is open until this returns.
+    async fn cancel(self, request: &Request) -> Reason {
+        cancel::forward(self.plumbing, self.service, self.record.peer(), &request.bytes).await
     }
 
     /// Says no in the client's protocol. Before it has been told whether there is encryption it would
@@ -397,10 +396,7 @@ impl<'a> Handshake<'a> {
             match request.kind {
                 Kind::DirectTls => return refusal.why,
                 Kind::Startup => break,
-                Kind::Cancel => {
-                    let _ = self.cancel(&request).await;
-                    return Reason::CancelForwarded;
-                }
+                Kind::Cancel => return self.cancel(&request).await,
                 Kind::Ssl | Kind::GssEnc => {}
             }
             if self.client.tell(NO).await.is_err() {

@@ -16,6 +16,7 @@ pub mod listeners;
 mod parting;
 pub mod peer;
 pub mod protocol;
+pub mod rates;
 pub mod relay;
 pub mod service;
 pub mod session_log;

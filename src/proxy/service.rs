@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{HoldSpec, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::cancel::UnderWay;
 use super::hold::Queue;
+use super::rates::{Pace, Rates};
 use super::stats::Counters;
 
 /// Services that the configuration has no more and whose counters are kept for their return.
@@ -35,6 +37,13 @@ pub struct Service {
     spec: ArcSwap<ServiceSpec>,
     pub counters: Counters,
     pub clients: Clients,
+    /// Clients accepted (`rate.max`).
+    pub pace: Pace,
+    /// Clients of one address (`rate.per_client_max`).
+    pub connects: Rates,
+    /// Cancel requests of one address (`rate.cancels_max`).
+    pub cancels: Rates,
+    pub(super) cancels_under_way: UnderWay,
     hold_max: AtomicUsize,
     pub(super) waiting: Queue,
     removal: Mutex<Removal>,
@@ -80,6 +89,10 @@ impl Service {
             spec: ArcSwap::new(spec.clone()),
             counters: Counters::default(),
             clients: Clients::default(),
+            pace: Pace::default(),
+            connects: Rates::default(),
+            cancels: Rates::default(),
+            cancels_under_way: UnderWay::default(),
             hold_max: AtomicUsize::new(hold_max(spec, hold_max_clamp)),
             waiting: Queue::default(),
             removal: Mutex::default(),

@@ -18,6 +18,7 @@ use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::cancel::keys::{KeyGuard, Keys};
 use super::fence::Fence;
 use super::hold::Terms;
 use super::protocol::conversation::CancelKey;
@@ -46,6 +47,8 @@ pub(super) enum Choice {
 #[derive(Debug)]
 pub struct Registry {
     pub cluster: Arc<str>,
+    /// Which server gave out which key for cancels.
+    pub cancel_keys: Keys,
     services: ArcSwap<Services>,
     gate: Mutex<Gate>,
     published: Notify,
@@ -69,6 +72,7 @@ impl Registry {
         let gate = Gate { routes, confirmed_until: now, groups: HashMap::new(), leaving: None };
         let registry = Arc::new(Registry {
             cluster,
+            cancel_keys: Keys::default(),
             services: ArcSwap::default(),
             gate: Mutex::new(gate),
             published: Notify::new(),
@@ -417,7 +421,7 @@ pub struct SessionGuard {
     to_server: u64,
     /// The server's first answer is on its way to the client: from here on it is not replayed.
     answered: bool,
-    key: Option<CancelKey>,
+    key: Option<KeyGuard>,
     reason: Option<Reason>,
 }
 
@@ -458,9 +462,10 @@ impl SessionGuard {
         self.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The server has given out this key for cancels of the session.
+    /// The server gave out this key for cancels, as in BackendKeyData without its header; from here on
+    /// cancels with it go there, for as long as the session lives.
     pub fn owns_key(&mut self, key: CancelKey) {
-        self.key = Some(key);
+        self.key = Some(self.registry.cancel_keys.register(&key, &self.target.address));
     }
 
     /// Why it ends; the first reason stays.

@@ -74,7 +74,10 @@ pub struct Counters {
     pub told: BySqlstate,
     /// Startups that were sent to another target, or to the same one again.
     pub replays_total: AtomicU64,
+    /// Cancel requests that were passed on.
     pub cancels_total: AtomicU64,
+    /// Those of them whose key was known, and that went to its owner alone.
+    pub cancels_by_key_total: AtomicU64,
     pub bytes_to_server: AtomicU64,
     pub bytes_to_client: AtomicU64,
     /// Clients that began to wait for a slot under `maxconn`.
@@ -119,6 +122,7 @@ pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
         told: counters.told.read(),
         replays_total: counters.replays_total.load(Relaxed),
         cancels_total: counters.cancels_total.load(Relaxed),
+        cancels_by_key_total: counters.cancels_by_key_total.load(Relaxed),
         bytes_to_server: counters.bytes_to_server.load(Relaxed),
         bytes_to_client: counters.bytes_to_client.load(Relaxed),
         connects_failed: SUSPICIONS.into_iter().zip(failed).collect(),

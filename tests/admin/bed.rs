@@ -205,6 +205,7 @@ fn counted(spec: &ServiceSpec) -> ServiceSnapshot {
         told: vec![("57P03", 6)],
         replays_total: 8,
         cancels_total: 1,
+        cancels_by_key_total: 0,
         bytes_to_server: 1000,
         bytes_to_client: 9_000_000_000,
         connects_failed: vec![(Suspicion::ConnectRefused, 2)],
