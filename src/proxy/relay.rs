@@ -145,6 +145,8 @@ impl<'a> Relay<'a> {
                 self.guard.owns_key(key);
             }
             match (&upward, &downward) {
+                // A server that hangs up may have said why, and that goes first.
+                (Poll::Ready(Err(Broken::Write(_))), Poll::Ready(Ok(()))) if !self.down.has_passed_all_on() => continue,
                 (Poll::Ready(Err(broken)), _) => return Poll::Ready(broken.end(Side::Client)),
                 // After a client's goodbye a server may well reset: it does when something was left unread.
                 (_, Poll::Ready(Err(Broken::Read(_)))) if self.up.shut => return Poll::Ready(End::ClientClosed),

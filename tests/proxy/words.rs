@@ -159,6 +159,33 @@ async fn what_a_server_says_itself_is_all_that_its_client_hears() {
     assert_eq!(bed.snapshot("primary").told, []);
 }
 
+/// One thread, so that the router meets both at once: a query to pass on to a server that has reset, and
+/// what that server said before.
+#[tokio::test]
+async fn a_servers_last_words_are_heard_by_a_client_that_was_about_to_ask() {
+    let (sender, mut streams) = tokio::sync::mpsc::channel(1);
+    let server = Server::start("a", move |mut stream, _| {
+        let sender = sender.clone();
+        async move {
+            read_packet(&mut stream).await;
+            stream.write_all(&greeting("a")).await.unwrap();
+            sender.send(stream).await.unwrap();
+        }
+    })
+    .await;
+    let bed = Bed::new();
+    bed.publish(Some(&server), &[]);
+    let (mut client, _) = bed.session("primary").await;
+    let stream = within("the server's side", streams.recv()).await.unwrap();
+    assert_eq!(stream.try_write(&own_goodbye()).unwrap(), own_goodbye().len());
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    assert!(client.0.try_write(&query("SELECT")).unwrap() > 0);
+    client.expect(&own_goodbye()).await;
+    client.end().await;
+    assert_eq!(bed.snapshot("primary").told, []);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_said_after_a_goodbye() {
     let (bed, server) = stage().await;
