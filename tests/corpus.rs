@@ -22,6 +22,7 @@ use members::router::{Router, Setup};
 use play::{Manner, Transcript, play};
 use script::Conversation;
 use servers::Postgres;
+use wire::Message;
 
 /// In `tests/corpus`; `tests/corpus/script.rs` tells how they are written.
 const FILES: [&str; 8] = ["simple", "extended", "copy", "large", "unasked", "startup", "endings", "replication"];
@@ -100,12 +101,21 @@ fn conversations(file: &str) -> Vec<Conversation> {
     found
 }
 
+/// The one thing that a client is told by the router alone: that its server went without a word.
+fn take_last_word(said: &mut Vec<Message>, code: &str) -> Result<(), String> {
+    let last = said.pop().filter(|last| last.kind == b'E' && last.holds("FATAL") && last.holds(code));
+    last.map(drop).ok_or_else(|| format!("the router does not say {code} in the place of its server"))
+}
+
 /// What was said directly, if the same was said through the router in either manner.
 async fn compare(conversation: &Conversation, router: &Router, server: &Postgres) -> Result<Transcript, String> {
     let direct = play(conversation, server.address(), server, Manner::Whole).await?;
     for manner in [Manner::Whole, Manner::Pieces] {
         let through = play(conversation, router.write_port(0), server, manner).await;
-        let through = through.map_err(|why| format!("through the router ({manner:?}): {why}"))?;
+        let mut through = through.map_err(|why| format!("through the router ({manner:?}): {why}"))?;
+        if let Some(code) = &conversation.spoken {
+            through.values_mut().try_for_each(|said| take_last_word(said, code))?;
+        }
         if let Some(difference) = difference(&direct, &through) {
             return Err(format!("{} ({manner:?}): {difference}", conversation.name));
         }

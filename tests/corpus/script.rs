@@ -19,6 +19,7 @@
 //! | `shut` | the client sends nothing any more and still reads |
 //! | `end` | until the server has closed |
 //! | `leave` | goes; nothing after the last message that was waited for counts |
+//! | `spoken 08007` | this server closes without a word, and the router says so with this SQLSTATE |
 //! | `lsn` | values in the rows of this conversation that are positions in the WAL do not count |
 //!
 //! Sessions that are still there at the end say Terminate and wait for the end.
@@ -30,6 +31,8 @@ pub struct Conversation {
     pub name: String,
     pub steps: Vec<Step>,
     pub masks_lsn: bool,
+    /// What the router says in its server's place, as the last word of every session.
+    pub spoken: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,13 +71,14 @@ pub fn read(text: &str) -> Vec<Conversation> {
             continue;
         }
         if let Some(name) = line.strip_prefix("== ") {
-            found.push(Conversation { name: name.to_owned(), steps: Vec::new(), masks_lsn: false });
+            found.push(Conversation { name: name.to_owned(), steps: Vec::new(), masks_lsn: false, spoken: None });
             continue;
         }
         let Some(current) = found.last_mut() else { panic!("line {}: before the first ==", index + 1) };
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "lsn" => current.masks_lsn = true,
+            "spoken" => current.spoken = Some(rest.to_owned()),
             "repeat" => repeated = Some((rest.parse().expect("repeat N"), current.steps.len())),
             "again" => {
                 let (times, from) = repeated.take().expect("again ends a repeat");
