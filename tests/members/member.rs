@@ -66,7 +66,18 @@ pub struct Member {
 impl Member {
     /// A streaming replica on timeline 1 until told otherwise.
     pub fn start(name: &str, scope: &str, number: u32) -> Member {
-        let (rest_port, postgres_port) = (Port::reserve(), Port::reserve());
+        let postgres_port = Port::reserve();
+        let mut member = Member::in_front_of(name, scope, number, postgres_port.number);
+        let noted = member.journal.clone();
+        let attend = move |stream, facts| postgres::attend(stream, facts, noted.clone());
+        let refuses = |facts: &Facts| facts.postgres == Postgres::Refused;
+        member._servers.spawn(serve(postgres_port, member.facts.subscribe(), refuses, attend));
+        member
+    }
+
+    /// The same with a PostgreSQL that somebody else runs at this port of loopback: only the REST API is played.
+    pub fn in_front_of(name: &str, scope: &str, number: u32, postgres_port: u16) -> Member {
+        let reserved = Port::reserve();
         let (facts, seen) = watch::channel(Facts {
             in_recovery: true,
             claims_lead: false,
@@ -80,17 +91,13 @@ impl Member {
             postgres: Postgres::Answers,
             life: 0,
         });
-        let journal = Arc::new(Journal::new(name, number));
-        let numbers = (rest_port.number, postgres_port.number);
+        let rest_port = reserved.number;
         let mut servers = JoinSet::new();
         let blips = facts.clone();
         let (who, of) = (name.to_owned(), scope.to_owned());
         let answer = move |stream, facts| rest::answer(stream, facts, blips.clone(), who.clone(), of.clone());
-        servers.spawn(serve(rest_port, seen.clone(), |facts| facts.rest == Rest::Refused, answer));
-        let noted = journal.clone();
-        let attend = move |stream, facts| postgres::attend(stream, facts, noted.clone());
-        servers.spawn(serve(postgres_port, seen, |facts| facts.postgres == Postgres::Refused, attend));
-        let (rest_port, postgres_port) = numbers;
+        servers.spawn(serve(reserved, seen, |facts| facts.rest == Rest::Refused, answer));
+        let journal = Arc::new(Journal::new(name, number));
         Member { name: name.to_owned(), journal, facts, rest_port, postgres_port, _servers: servers }
     }
 

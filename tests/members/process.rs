@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgvane::runtime::clock;
 
 use super::holds_within;
 
@@ -50,6 +51,15 @@ impl Process {
     pub async fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         holds_within(limit, || std::future::ready(self.exited().is_some())).await;
         self.ended
+    }
+
+    /// Waits without a runtime, for destructors; killed when that takes longer.
+    pub fn end_within(&mut self, limit: Duration) {
+        let deadline = clock::now() + limit;
+        while self.exited().is_none() && clock::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.kill();
     }
 
     pub fn kill(&mut self) {
