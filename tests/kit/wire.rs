@@ -37,7 +37,7 @@ pub struct Words {
 }
 
 impl Words {
-    fn read(body: &[u8]) -> Words {
+    pub fn read(body: &[u8]) -> Words {
         let mut words = Words::default();
         for field in body.split(|byte| *byte == 0).filter(|field| !field.is_empty()) {
             let text = String::from_utf8_lossy(&field[1..]).into_owned();
@@ -121,8 +121,8 @@ pub struct Tls {
     pub name: ServerName<'static>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 pub struct Wire {
     reader: ReadHalf<Box<dyn Stream>>,
