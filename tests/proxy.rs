@@ -4,6 +4,8 @@
 mod bed;
 #[path = "proxy/close.rs"]
 mod close;
+#[path = "proxy/drain.rs"]
+mod drain;
 #[path = "proxy/hold.rs"]
 mod hold;
 #[path = "proxy/lines.rs"]
@@ -16,5 +18,9 @@ mod overlap;
 mod queue;
 #[path = "proxy/reload.rs"]
 mod reload;
+#[path = "proxy/speaker.rs"]
+mod speaker;
 #[path = "proxy/startup.rs"]
 mod startup;
+#[path = "proxy/words.rs"]
+mod words;

@@ -24,6 +24,7 @@ use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
+use super::protocol::conversation::Conversation;
 use super::protocol::startup::{self, FirstAnswer, Kind};
 use super::protocol::words;
 use super::session_log::{Record, Stage};
@@ -44,8 +45,12 @@ pub struct Established {
     pub client: TcpStream,
     pub server: TcpStream,
     pub guard: SessionGuard,
+    /// What the session is doing, as its bytes tell.
+    pub conversation: Conversation,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    /// For the client to hear once it is let in.
+    pub notice: Option<Box<[u8]>>,
     /// Given back when all of this is dropped.
     pub slot: TargetSlot,
 }
@@ -79,6 +84,8 @@ pub struct Handshake<'a> {
     source: u64,
     client: Client,
     ticket: Ticket,
+    /// What it was held for at first.
+    held_for: Option<Reason>,
     /// The last thing that went wrong with a target.
     failure: Option<Suspicion>,
     connects_failed: u32,
@@ -88,7 +95,8 @@ impl<'a> Handshake<'a> {
     pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
         let source = client_hash(&record.peer().hash_bytes());
         let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now(), source), service.spec());
-        Handshake { plumbing, service, spec, record, source, client, ticket, failure: None, connects_failed: 0 }
+        let (held_for, failure, connects_failed) = (None, None, 0);
+        Handshake { plumbing, service, spec, record, source, client, ticket, held_for, failure, connects_failed }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
@@ -111,7 +119,7 @@ impl<'a> Handshake<'a> {
             };
             let answer = self.ask(&mut reached, &request).await?;
             match reached.guard.fence().reason().map_or(answer, Answer::Fenced) {
-                Answer::Relay(bytes) => return Ok(self.established(reached, bytes)),
+                Answer::Relay(bytes) => return Ok(self.established(reached, request.kind, bytes)),
                 Answer::No => {
                     reached.permit = None;
                     self.client.tell(NO).await?;
@@ -184,6 +192,7 @@ impl<'a> Handshake<'a> {
             let message = format!("unsupported frontend protocol {major}.{minor}");
             let words = words::fatal(words::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
             self.client.tell(&words).await?;
+            self.service.counters.told.add(words::FEATURE_NOT_SUPPORTED);
         }
         outcome.map_err(|none| none.reason())
     }
@@ -272,6 +281,7 @@ impl<'a> Handshake<'a> {
     async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
         let removal = self.service.removal();
         self.record.waits_behind(place.ahead);
+        self.held_for.get_or_insert(self.waits_for().0);
         let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
         loop {
             let until = match place.patience() {
@@ -297,12 +307,16 @@ impl<'a> Handshake<'a> {
 
     /// What this client waited for in vain, as known now.
     fn refusal(&self, why: Reason, crowd: Option<Crowd>) -> Unserved {
+        let (reason, since) = self.waits_for();
+        Unserved::Refused(Refusal { why, crowd, reason, since })
+    }
+
+    /// Why there is no target for this client, and since when.
+    fn waits_for(&self) -> (Reason, std::time::Instant) {
         let routes = self.plumbing.registry.routes();
         let wait = routes.service(&self.spec().name).and_then(|routes| routes.wait);
         let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
-        let unknown = (Reason::Unconfirmed, self.ticket.arrived());
-        let (reason, since) = wait.or(failure).unwrap_or(unknown);
-        Unserved::Refused(Refusal { why, crowd, reason, since })
+        wait.or(failure).unwrap_or((Reason::Unconfirmed, self.ticket.arrived()))
     }
 
     /// Sends one packet and waits for the first answer to it. Err: the client has gone.
@@ -326,12 +340,22 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    fn established(self, server: Server, to_client: Vec<u8>) -> Established {
+    fn established(self, server: Server, asked: Kind, to_client: Vec<u8>) -> Established {
+        let is_readable = asked == Kind::Startup;
+        let conversation = if is_readable { Conversation::plaintext() } else { Conversation::encrypted() };
+        let notice = if is_readable { self.hold_notice() } else { None };
         let (client, to_server) = self.client.into_parts();
         let Server { stream, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
-        Established { client, server: stream, guard, to_client, to_server, slot }
+        Established { client, server: stream, guard, conversation, to_client, to_server, notice, slot }
+    }
+
+    /// A client that did not get its server at once may be told why.
+    fn hold_notice(&self) -> Option<Box<[u8]>> {
+        let waited = self.ticket.held(clock::now())?;
+        let is_long = self.spec().hold_notice.is_some_and(|least| waited >= least);
+        is_long.then(|| refusal::waited(self.spec(), self.held_for.unwrap_or(Reason::Unconfirmed), waited))
     }
 
     /// Nothing of this server has reached the client: it can be served by another.
@@ -388,6 +412,7 @@ impl<'a> Handshake<'a> {
             };
         }
         let words = refusal.words(self.spec(), self.ticket.arrived());
+        self.service.counters.told.add(refusal.sqlstate());
         self.client.tell_and_close(&words).await;
         refusal.why
     }
