@@ -12,6 +12,8 @@ use super::kit::wire::{End, Words};
 
 /// Contexts that are kept; the rest is counted.
 const UNEXPLAINED_MAX: usize = 200;
+/// How the router's own words begin; PostgreSQL's go on with "due to".
+const ROUTER: &str = "terminating connection to ";
 /// What a client may be told when its session ends through no doing of its own.
 const EXPLAINED: [&str; 5] = ["57P01", "57P02", "57P03", "08006", "08007"];
 
@@ -185,7 +187,10 @@ impl Book {
 /// The word under which an end is explained by what clients are promised, if it is.
 fn explanation(phase: Phase, end: &End, encrypted: bool) -> Option<String> {
     match end {
-        End::Told(words) if EXPLAINED.contains(&words.code.as_str()) => Some(words.code.clone()),
+        End::Told(words) if EXPLAINED.contains(&words.code.as_str()) => {
+            let by = if words.message.starts_with(ROUTER) { "router" } else { "server" };
+            Some(format!("{} by {by}", words.code))
+        }
         // PostgreSQL's own: it has said what it may.
         End::Warned(words) => Some(format!("warning {}", words.code)),
         End::Silent(_) | End::Within { .. } if encrypted => Some("closed (TLS)".to_owned()),

@@ -1,11 +1,13 @@
-//! A leader move every so often: a switchover by Patroni's REST API, then a kill -9 of the leader's
-//! postmaster, in turns. The next one waits until somebody can take over without losing a row.
+//! A leader move every so often, in turns: a switchover by Patroni's REST API, a kill -9 of the leader's
+//! postmaster, another switchover, a kill -9 of all its PostgreSQL processes. The next one waits until
+//! somebody can take over without losing a row.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use pgvane::cli::demo::cluster::Cluster;
-use pgvane::cli::demo::rest;
+use pgvane::cli::demo::{processes, rest};
 use pgvane::runtime::clock;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +26,14 @@ pub const LATE_FROM: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Planned,
+    /// The postmaster alone: its backends see it and say so before they end.
+    Orphaned,
+    /// The postmaster and all its backends: nobody says anything.
     Killed,
 }
+
+/// In this order, again and again.
+const TURNS: [Kind; 4] = [Kind::Planned, Kind::Orphaned, Kind::Planned, Kind::Killed];
 
 #[derive(Debug, Clone)]
 pub struct Move {
@@ -72,7 +80,7 @@ impl Mover<'_> {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(due.saturating_duration_since(clock::now())) => {}
             }
-            let kind = if moves.len() % 2 == 0 { Kind::Planned } else { Kind::Killed };
+            let kind = TURNS[moves.len() % TURNS.len()];
             let done = self.carry_out(kind, due).await?;
             // Whoever is late stays on the beat, and skips those that it missed.
             due += self.period;
@@ -92,16 +100,21 @@ impl Mover<'_> {
                 self.book.moves(format!("switchover away from {from}"));
                 refused = self.switch_over(&from, began).await?;
             }
-            Kind::Killed => {
+            Kind::Orphaned => {
                 self.book.moves(format!("kill -9 of the postmaster of {from}"));
                 self.cluster.kill_postgres(&from)?;
+            }
+            Kind::Killed => {
+                self.book.moves(format!("kill -9 of all PostgreSQL processes of {from}"));
+                let postmaster = self.cluster.postmaster(&from).context("the leader's PostgreSQL is not running")?;
+                processes::signal_all(&processes::with_descendants(&[postmaster]), Signal::SIGKILL);
             }
         }
         let back = async || self.order().await.is_some_and(|order| order.leader == from && order.has_standby);
         let mut to = None;
         let moved = until(STEP_MAX, async || {
             to = self.keys.moved(began, &from).and_then(|change| Some((change.at, change.holder?)));
-            to.is_some() || (kind == Kind::Killed && began.elapsed() > self.period && back().await)
+            to.is_some() || (kind != Kind::Planned && began.elapsed() > self.period && back().await)
         });
         if !moved.await {
             bail!("the leader key still names {from} after {STEP_MAX:?}{}", self.cluster.tails());

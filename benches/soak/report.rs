@@ -92,7 +92,12 @@ impl Report {
             tenths(median(gaps.clone())),
             tenths(largest(&gaps))
         )?;
-        for (kind, name) in [(Kind::Planned, "switchovers"), (Kind::Killed, "kill -9 of the leader's postmaster")] {
+        let kinds = [
+            (Kind::Planned, "switchovers"),
+            (Kind::Orphaned, "kill -9 of the leader's postmaster"),
+            (Kind::Killed, "kill -9 of all its processes"),
+        ];
+        for (kind, name) in kinds {
             let these: Vec<&Move> = self.moves.iter().filter(|it| it.kind == kind).collect();
             let times =
                 |time: fn(&Move) -> Duration| -> Vec<f64> { these.iter().map(|it| time(it).as_secs_f64()).collect() };

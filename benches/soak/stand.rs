@@ -17,7 +17,7 @@ use super::kit::until;
 use super::kit::wire::{self, Tls, Wire};
 use super::{Router, RouterOptions};
 
-pub const DESCRIPTION: &str = "Patroni with ttl 20, loop_wait 1, retry_timeout 9, synchronous_mode on, primary_start_timeout 0, TLS on; all on loopback";
+pub const DESCRIPTION: &str = "Patroni with ttl 20, loop_wait 1, retry_timeout 9, synchronous_mode on, primary_start_timeout 0; PostgreSQL with TLS and wal_retrieve_retry_interval 200ms; all on loopback";
 
 const TTL: Duration = Duration::from_secs(20);
 /// As quick as Patroni allows, for a move every ten seconds.
@@ -47,6 +47,8 @@ impl Stand {
             loop_wait: LOOP_WAIT,
             retry_timeout: RETRY_TIMEOUT,
             synchronous_mode: true,
+            // Its 5 s are how long a replica may look away before it finds the new leader.
+            parameters: [("wal_retrieve_retry_interval".to_owned(), "200ms".to_owned())].into(),
             ..ClusterOptions::new(&pgvane)
         };
         let cluster = Cluster::start(options).await?;

@@ -131,6 +131,8 @@ pub struct Wire {
     /// The stream has ended: as streams do, or with an error.
     ended: Option<Option<ErrorKind>>,
     last_warning: Option<Words>,
+    /// A FATAL was read, and its end was not awaited yet.
+    told: Option<Words>,
     /// Process id and secret, as a cancel has to repeat them.
     pub key: Bytes,
     /// CommandComplete's tags since the last [`Wire::send`].
@@ -183,9 +185,9 @@ impl Wire {
 
     fn over(stream: Box<dyn Stream>, unread: BytesMut) -> Wire {
         let (reader, writer) = split(stream);
-        let (key, ended, last_warning) = (Bytes::new(), None, None);
+        let (key, ended, last_warning, told) = (Bytes::new(), None, None, None);
         let (tags, notified, notices) = (Vec::new(), Vec::new(), Vec::new());
-        Wire { reader, writer, unread, ended, last_warning, key, tags, notified, notices }
+        Wire { reader, writer, unread, ended, last_warning, told, key, tags, notified, notices }
     }
 
     /// Reads meanwhile, as whoever sends much has to. What goes wrong is told by the next read.
@@ -205,9 +207,13 @@ impl Wire {
         let _told_by_the_next_read = self.writer.flush().await;
     }
 
-    /// The next message that is not a ParameterStatus; notices and notifications are kept, too.
+    /// The next message that is not a ParameterStatus; notices and notifications are kept, too. Loses
+    /// nothing when it is given up before it is done.
     pub async fn message(&mut self) -> Result<Message, End> {
         loop {
+            if let Some(words) = self.told.clone() {
+                return Err(self.last_words(words).await);
+            }
             let Some(message) = self.take_message()? else {
                 if let Some(ended) = self.ended {
                     return Err(self.without_words(ended));
@@ -230,7 +236,8 @@ impl Wire {
                 b'E' => {
                     let words = Words::read(&message.body);
                     if ["FATAL", "PANIC"].contains(&words.severity.as_str()) {
-                        return Err(self.last_words(words).await);
+                        self.told = Some(words);
+                        continue;
                     }
                 }
                 _ => {}
