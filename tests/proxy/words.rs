@@ -166,9 +166,11 @@ async fn nothing_is_said_after_a_goodbye() {
     client.send(&message(b'X', b"")).await;
     client.end().await;
     server.heard(&message(b'X', b"")).await;
+    drop(client);
     let mut client = in_transaction(&bed).await;
     client.0.shutdown().await.unwrap();
     client.end().await;
+    drop(client);
     until("both are gone", || bed.plane.registry().sessions_open() == 0).await;
     assert_eq!(bed.snapshot("primary").told, []);
 }

@@ -58,10 +58,7 @@ pub struct Conversation {
     encrypted: bool,
     /// The status in the last ReadyForQuery; 0 before the first.
     status: u8,
-    /// AuthenticationOk has passed.
-    authenticated: bool,
-    /// The body of the authentication message under way was zeros so far.
-    zeros: bool,
+    authentication: Authentication,
     /// The last word of the server was that it ends the connection.
     told: bool,
     leaving: bool,
@@ -80,8 +77,7 @@ impl Conversation {
         Conversation {
             encrypted: false,
             status: 0,
-            authenticated: false,
-            zeros: false,
+            authentication: Authentication::Asked,
             told: false,
             leaving: false,
             key_whole: false,
@@ -163,14 +159,14 @@ impl Conversation {
     /// How many of these bytes, which the server sends next, end with its AuthenticationOk; from there on
     /// every driver takes a notice. None: it is not among them.
     pub fn after_authentication(&self, next_to_client: &[u8]) -> Option<usize> {
-        if self.encrypted || self.authenticated || self.status != BEFORE_READY {
+        if self.encrypted || self.authentication == Authentication::Over {
             return None;
         }
-        let (mut zeros, mut found) = (self.zeros, None);
+        let (mut authentication, mut found) = (self.authentication, None);
         self.to_client.clone().advance(next_to_client, |part| {
-            if found.is_none() && is_authentication_ok(part, &mut zeros) {
-                let end = part.bytes.as_ptr_range().end.addr();
-                found = Some(end - next_to_client.as_ptr().addr());
+            authentication = authentication.after(part);
+            if found.is_none() && authentication == Authentication::Over {
+                found = Some(part.bytes.as_ptr_range().end.addr() - next_to_client.as_ptr().addr());
             }
         });
         found
@@ -216,7 +212,7 @@ impl Conversation {
                 }
             }
             b'E' | b'N' => self.told = self.notice.take(part),
-            b'R' if !self.authenticated => self.authenticated = is_authentication_ok(part, &mut self.zeros),
+            b'R' => self.authentication = self.authentication.after(part),
             b'K' if self.status == BEFORE_READY => self.see_key(part),
             _ => {}
         }
@@ -262,13 +258,28 @@ impl Conversation {
     }
 }
 
-/// The part completes an AuthenticationOk. `zeros` is carried from part to part.
-fn is_authentication_ok(part: Part, zeros: &mut bool) -> bool {
-    if part.kind != b'R' || part.body_len != AUTHENTICATION_CODE_BYTES {
-        return false;
+/// How far the server's "Authentication" messages have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Authentication {
+    Asked,
+    /// One is under way that is an AuthenticationOk so far.
+    Perhaps,
+    Over,
+}
+
+impl Authentication {
+    fn after(self, part: Part) -> Authentication {
+        if self == Authentication::Over || part.kind != b'R' {
+            return self;
+        }
+        let so_far = part.begins || self == Authentication::Perhaps;
+        let ok = part.body_len == AUTHENTICATION_CODE_BYTES && part.bytes.iter().all(|byte| *byte == 0);
+        match so_far && ok {
+            true if part.is_last() => Authentication::Over,
+            true => Authentication::Perhaps,
+            false => Authentication::Asked,
+        }
     }
-    *zeros = (part.begins || *zeros) && part.bytes.iter().all(|byte| *byte == 0);
-    *zeros && part.is_last()
 }
 
 #[cfg(test)]

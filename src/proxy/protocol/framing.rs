@@ -100,6 +100,8 @@ impl Framer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seen(pieces: &[&[u8]]) -> (Vec<(u8, Vec<u8>)>, Framer) {
@@ -129,6 +131,55 @@ mod tests {
         for bytes in [&b"Z\0\0\0\x03"[..], b"Z\xff\xff\xff\xff"] {
             let (messages, framer) = seen(&[bytes, b"Z\0\0\0\x05I"]);
             assert!(messages.is_empty() && framer.is_lost() && !framer.is_at_boundary());
+        }
+    }
+
+    #[test]
+    fn parts_tell_where_they_are() {
+        let (mut framer, mut parts) = (Framer::default(), Vec::new());
+        for piece in [&b"D\0\0\0"[..], b"\x07", b"a", b"bcS\0\0\0\x04Z"] {
+            framer.advance(piece, |part| parts.push((part.kind, part.begins, part.offset, part.bytes, part.is_last())));
+        }
+        let expected: [(u8, bool, u32, &[u8], bool); 4] = [
+            (b'D', true, 0, b"", false),
+            (b'D', false, 0, b"a", false),
+            (b'D', false, 1, b"bc", true),
+            (b'S', true, 0, b"", true),
+        ];
+        assert_eq!(parts, expected);
+        assert!(!framer.is_at_boundary() && !framer.is_lost());
+    }
+
+    #[test]
+    fn the_longest_message_is_one() {
+        let (messages, framer) = seen(&[b"D\x7f\xff\xff\xff", b"a"]);
+        assert_eq!(messages, [(b'D', b"a".to_vec())]);
+        assert!(!framer.is_at_boundary() && !framer.is_lost());
+    }
+
+    fn anything() -> impl Strategy<Value = Vec<u8>> {
+        let message = (any::<u8>(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(|(kind, body)| {
+            let length = (body.len() as u32 + LENGTH_BYTES).to_be_bytes();
+            [&[kind][..], &length, &body].concat()
+        });
+        let tail = prop::collection::vec(any::<u8>(), 0..8);
+        (prop::collection::vec(message, 0..8), tail).prop_map(|(messages, tail)| [messages.concat(), tail].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_pieces_give_what_the_whole_gives(bytes in anything(), sizes in prop::collection::vec(1..7_usize, 1..9)) {
+            let (mut pieces, mut left, mut sizes) = (Vec::new(), &bytes[..], sizes.iter().cycle());
+            while let Some(size) = sizes.next().filter(|_| !left.is_empty()) {
+                let (piece, rest) = left.split_at(left.len().min(*size));
+                pieces.push(piece);
+                left = rest;
+            }
+            let (messages, framer) = seen(&pieces);
+            let (expected, whole) = seen(&[&bytes]);
+            prop_assert_eq!(messages, expected);
+            prop_assert_eq!(framer.is_at_boundary(), whole.is_at_boundary());
+            prop_assert_eq!(framer.is_lost(), whole.is_lost());
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod conversation;
 pub mod framing;
 mod notices;
 mod owed;
+mod spelling;
 pub mod startup;
 mod statements;
 pub mod words;

@@ -10,9 +10,6 @@
 //! nothing for that Sync, and sends another one after its CopyDone. When the COPY fails nobody outside can
 //! tell whether the server had passed over the first Sync yet: `Extra` waits until the answers tell.
 
-/// Kinds of messages are known for this many that are owed an answer at once.
-const KINDS_KNOWN: u32 = u32::BITS;
-
 /// Whether one ReadyForQuery more may come than is counted, for the Sync of a COPY that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extra {
@@ -28,10 +25,8 @@ enum Extra {
 pub struct Owed {
     /// ReadyForQuery that are to come.
     count: u32,
-    /// One bit for each of the oldest [`KINDS_KNOWN`], the oldest lowest: a Sync waits for it.
-    syncs: u32,
-    /// More than [`KINDS_KNOWN`] were owed since all was answered.
-    blurred: bool,
+    /// The last of them is for a Sync.
+    last_is_sync: bool,
     /// The client began an extended batch and did not sync it.
     unsynced: bool,
     /// The server reads a COPY and the client has not ended it.
@@ -50,8 +45,7 @@ impl Owed {
     pub fn startup() -> Owed {
         Owed {
             count: 1,
-            syncs: 0,
-            blurred: false,
+            last_is_sync: false,
             unsynced: false,
             copy_in: false,
             ended_early: false,
@@ -106,8 +100,8 @@ impl Owed {
     /// The server announced that it reads a COPY, or a COPY in both directions.
     pub fn copy_begins(&mut self) {
         self.answered();
-        let orderly = !self.blurred && !self.ended_early && !self.copy_in && self.extra == Extra::No;
-        match (self.count, self.syncs & 1 == 1, self.unsynced) {
+        let orderly = !self.ended_early && !self.copy_in && self.extra == Extra::No;
+        match (self.count, self.last_is_sync, self.unsynced) {
             // The Execute came without a Sync, or with one that is passed over.
             (0, _, true) if orderly => {}
             (1, true, false) if orderly => {
@@ -117,6 +111,7 @@ impl Owed {
             }
             // By a Query, which gets its answer.
             (1, false, false) if orderly => {}
+            // More was sent than a server in COPY bears: an early error alone saves the session.
             _ => self.lost = true,
         }
         self.copy_in = true;
@@ -153,7 +148,6 @@ impl Owed {
             Extra::AfterReady => self.extra = Extra::No,
         }
         if self.is_settled() {
-            self.blurred = false;
             self.ended_early = false;
         }
     }
@@ -166,11 +160,7 @@ impl Owed {
     }
 
     fn push(&mut self, sync: bool) {
-        if self.count < KINDS_KNOWN {
-            self.syncs |= u32::from(sync) << self.count;
-        } else {
-            self.blurred = true;
-        }
+        self.last_is_sync = sync;
         self.lost |= self.count == u32::MAX;
         self.count = self.count.saturating_add(1);
     }
@@ -178,6 +168,5 @@ impl Owed {
     /// One that comes though nothing is owed (after an error in an idle server) changes nothing.
     fn pop(&mut self) {
         self.count = self.count.saturating_sub(1);
-        self.syncs >>= 1;
     }
 }

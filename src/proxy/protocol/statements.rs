@@ -10,15 +10,16 @@
 //! Words are looked for everywhere, in strings and comments, too: in doubt it is the worse case.
 
 use super::framing::Part;
+use super::spelling::Spelling;
 
 /// The statement may make something lasting.
 const COMMITS: u8 = 1;
 /// The statement may end the transaction, or a part of it.
 const ROLLS_BACK: u8 = 2;
 
-/// Names of prepared statements with one of the words that are told apart. A pool of one driver has two:
-/// its COMMIT and its ROLLBACK.
-const NAMES_MAX: usize = 4;
+/// The words, in lower case, and what they may do.
+const WORDS: [&[u8]; 5] = [b"commit", b"end", b"prepare", b"rollback", b"abort"];
+const MAY: [u8; WORDS.len()] = [COMMITS, COMMITS, COMMITS, ROLLS_BACK, ROLLS_BACK];
 
 /// Where in a message the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,9 @@ enum Reading {
     ParseText,
     /// Bind: the portal's name, then the statement's.
     BindPortal,
-    BindStatement,
+    BindStatement {
+        to_named_portal: bool,
+    },
     /// Execute: the portal's name.
     ExecutePortal,
 }
@@ -42,12 +45,12 @@ pub struct Statements {
     words: Words,
     reading: Reading,
     name: Name,
-    /// Of the Bind under way.
-    to_named_portal: bool,
     /// Something under way may have made something lasting.
     risky: bool,
     /// A ROLLBACK may be under way.
     rolled_back: bool,
+    /// An error came since all was answered, and what followed it may have been skipped.
+    failed: bool,
     /// What the statement without a name may do.
     unnamed: u8,
     /// What those may do that it replaced since all was answered: a Parse that is skipped after an error
@@ -56,9 +59,9 @@ pub struct Statements {
     /// What the portal without a name may do, and those with a name together.
     unnamed_portal: u8,
     named_portals: u8,
-    /// More than [`NAMES_MAX`] had one of the words.
-    any_name: bool,
-    named: [(u32, u8); NAMES_MAX],
+    /// Prepared statements with a name that may do so.
+    commit_names: Names,
+    rollback_names: Names,
 }
 
 impl Statements {
@@ -67,15 +70,15 @@ impl Statements {
             words: Words::default(),
             reading: Reading::Nothing,
             name: Name::default(),
-            to_named_portal: false,
             risky: true,
             rolled_back: false,
+            failed: false,
             unnamed: 0,
             replaced: 0,
             unnamed_portal: 0,
             named_portals: 0,
-            any_name: false,
-            named: [(0, 0); NAMES_MAX],
+            commit_names: Names::default(),
+            rollback_names: Names::default(),
         }
     }
 
@@ -92,7 +95,8 @@ impl Statements {
 
     /// Everything was answered.
     pub fn settled(&mut self, in_transaction: bool) {
-        self.replaced = 0;
+        self.unnamed = self.unnamed();
+        (self.replaced, self.failed) = (0, false);
         if !in_transaction {
             // Portals end with their transaction.
             (self.unnamed_portal, self.named_portals) = (0, 0);
@@ -106,7 +110,7 @@ impl Statements {
 
     /// The server sent ErrorResponse.
     pub fn failed(&mut self) {
-        self.unnamed |= self.replaced;
+        self.failed = true;
     }
 
     /// A part of any message of the client.
@@ -149,11 +153,10 @@ impl Statements {
                 (Reading::Query | Reading::ParseText, byte) => self.words.take(byte),
                 (Reading::ParseName, 0) => self.reading = Reading::ParseText,
                 (Reading::BindPortal, 0) => {
-                    self.to_named_portal = self.name.is_given();
+                    self.reading = Reading::BindStatement { to_named_portal: self.name.is_given() };
                     self.name = Name::default();
-                    self.reading = Reading::BindStatement;
                 }
-                (Reading::BindStatement | Reading::ExecutePortal, 0) => self.end(),
+                (Reading::BindStatement { .. } | Reading::ExecutePortal, 0) => self.end(),
                 (_, byte) => self.name.take(byte),
             }
         }
@@ -164,16 +167,16 @@ impl Statements {
         match std::mem::replace(&mut self.reading, Reading::Nothing) {
             Reading::Query => {
                 self.words.take(0);
-                self.risky |= self.words.may & COMMITS != 0 || self.words.more_after_rollback;
+                self.risky |= self.words.may & COMMITS != 0 || self.words.rollback == Rollback::Followed;
                 self.rolled_back |= self.words.may & ROLLS_BACK != 0;
             }
             Reading::ParseText => {
                 self.words.take(0);
                 self.prepared(self.words.may);
             }
-            Reading::BindStatement => {
-                let may = if self.name.is_given() { self.named(self.name.hash) } else { self.unnamed };
-                if self.to_named_portal {
+            Reading::BindStatement { to_named_portal } => {
+                let may = if self.name.is_given() { self.named(self.name.hash) } else { self.unnamed() };
+                if to_named_portal {
                     self.named_portals |= may;
                 } else {
                     self.unnamed_portal = may;
@@ -192,104 +195,127 @@ impl Statements {
         if !self.name.is_given() {
             self.replaced |= self.unnamed;
             self.unnamed = may;
-        } else if may != 0 {
-            let hash = self.name.hash;
-            match self.named.iter_mut().find(|(known, had)| *had == 0 || *known == hash) {
-                Some(place) => *place = (hash, place.1 | may),
-                None => self.any_name = true,
+        } else {
+            if may & COMMITS != 0 {
+                self.commit_names.add(self.name.hash);
+            }
+            if may & ROLLS_BACK != 0 {
+                self.rollback_names.add(self.name.hash);
             }
         }
     }
 
-    /// What a statement of that name may do. A name counts as long as the session lives, whatever else it
-    /// is given to later.
+    fn unnamed(&self) -> u8 {
+        if self.failed { self.unnamed | self.replaced } else { self.unnamed }
+    }
+
+    /// What a statement of that name may do.
     fn named(&self, hash: u32) -> u8 {
-        if self.any_name {
-            return COMMITS | ROLLS_BACK;
-        }
-        self.named.iter().filter(|(known, _)| *known == hash).fold(0, |may, (_, had)| may | had)
+        let commits = if self.commit_names.has(hash) { COMMITS } else { 0 };
+        let rolls_back = if self.rollback_names.has(hash) { ROLLS_BACK } else { 0 };
+        commits | rolls_back
     }
 }
 
-/// A name as it passes. Two names with one hash are taken for one, which is the worse case for both.
+/// Names of a session's whole life, whatever else they are given to later: a Bloom filter of 64 bits, two
+/// of them for each name. Drivers give a name to their COMMIT when it has come a few times; what else is
+/// prepared must not look like it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Names(u64);
+
+impl Names {
+    fn add(&mut self, hash: u32) {
+        self.0 |= Names::bits(hash);
+    }
+
+    fn has(self, hash: u32) -> bool {
+        self.0 & Names::bits(hash) == Names::bits(hash)
+    }
+
+    fn bits(hash: u32) -> u64 {
+        1 << (hash % u64::BITS) | 1 << (hash >> 16) % u64::BITS
+    }
+}
+
+/// A name as it passes: its hash, which is [`NO_NAME`] for the empty one alone.
 #[derive(Debug, Clone, Copy)]
 struct Name {
     hash: u32,
-    given: bool,
 }
+
+/// FNV-1a, 32 bits.
+const NO_NAME: u32 = 0x811c_9dc5;
+const PRIME: u32 = 0x0100_0193;
 
 impl Default for Name {
     fn default() -> Name {
-        Name { hash: 0x811c_9dc5, given: false }
+        Name { hash: NO_NAME }
     }
 }
 
 impl Name {
-    /// FNV-1a.
     fn take(&mut self, byte: u8) {
-        self.hash = (self.hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        self.given = true;
+        self.hash = (self.hash ^ u32::from(byte)).wrapping_mul(PRIME);
+        self.hash ^= u32::from(self.hash == NO_NAME);
     }
 
-    fn is_given(&self) -> bool {
-        self.given
+    fn is_given(self) -> bool {
+        self.hash != NO_NAME
     }
 }
 
 /// SQL text as it passes: which words were in it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Words {
-    /// The last eight letters of the word under way, in lower case.
-    word: u64,
-    /// Its bytes, as far as they matter.
-    length: u8,
+    word: Spelling,
     may: u8,
-    /// A statement's end was seen behind a ROLLBACK.
-    end_after_rollback: bool,
-    /// And something behind that.
-    more_after_rollback: bool,
+    rollback: Rollback,
 }
 
-const fn letters(word: &[u8]) -> u64 {
-    let (mut letters, mut at) = (0, 0);
-    while at < word.len() {
-        letters = letters << 8 | word[at] as u64;
-        at += 1;
-    }
-    letters
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Rollback {
+    #[default]
+    None,
+    /// Its word was there.
+    Said,
+    /// A semicolon came after it.
+    Ended,
+    /// And another statement after that.
+    Followed,
 }
-
-const COMMIT: u64 = letters(b"commit");
-const END: u64 = letters(b"end");
-const PREPARE: u64 = letters(b"prepare");
-const ROLLBACK: u64 = letters(b"rollback");
-const ABORT: u64 = letters(b"abort");
 
 impl Words {
     fn take(&mut self, byte: u8) {
-        // An identifier's bytes in src/backend/parser/scan.l.
+        // The bytes of an identifier in src/backend/parser/scan.l.
         if byte.is_ascii_alphanumeric() || byte >= 0x80 || byte == b'_' || byte == b'$' {
-            self.word = self.word << 8 | u64::from(byte.to_ascii_lowercase());
-            self.length = self.length.saturating_add(1);
-            self.more_after_rollback |= self.end_after_rollback;
+            self.word.take(byte.to_ascii_lowercase(), &WORDS);
+            self.follow(byte);
             return;
         }
-        if self.length > 0 {
+        if !self.word.is_fresh() {
             self.word_ends();
         }
-        match byte {
-            b';' => self.end_after_rollback |= self.may & ROLLS_BACK != 0,
-            0 | b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => {}
-            _ => self.more_after_rollback |= self.end_after_rollback,
-        }
+        self.follow(byte);
     }
 
     fn word_ends(&mut self) {
-        self.may |= match (self.length, self.word) {
-            (6, COMMIT) | (3, END) | (7, PREPARE) => COMMITS,
-            (8, ROLLBACK) | (5, ABORT) => ROLLS_BACK,
-            _ => 0,
+        let may = self.word.word(&WORDS).and_then(|index| MAY.get(index)).map_or(0, |may| *may);
+        self.may |= may;
+        if may & ROLLS_BACK != 0 && self.rollback == Rollback::None {
+            self.rollback = Rollback::Said;
+        }
+        self.word = Spelling::default();
+    }
+
+    fn follow(&mut self, byte: u8) {
+        self.rollback = match (self.rollback, byte) {
+            (Rollback::Said, b';') => Rollback::Ended,
+            (Rollback::Ended, 0 | b';' | b' ' | b'\t'..=b'\r') => Rollback::Ended,
+            (Rollback::Ended, _) => Rollback::Followed,
+            (as_it_was, _) => as_it_was,
         };
-        (self.word, self.length) = (0, 0);
     }
 }
+
+#[cfg(test)]
+mod tests;
