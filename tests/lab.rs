@@ -6,6 +6,7 @@ mod kit;
 
 mod lab {
     pub mod programs;
+    pub mod switchover;
     pub mod tls;
     pub mod traffic;
 }
@@ -102,6 +103,14 @@ async fn roles_follow(stage: &Stage, old: &str) {
         at == old
     });
     assert!(old_reads.await, "the old primary is not a reader after {READER_MAX:?}{}", stage.tails());
+}
+
+/// Idle sessions, new ones, pools and readers in the middle of a large result, through one switchover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_switchover_is_felt_as_latency() {
+    let options = ClusterOptions::new(env!("CARGO_BIN_EXE_pgvane")).with_ttl(TTL);
+    let stage = Stage::set(options, false).await.unwrap();
+    lab::switchover::is_felt_as_latency(&stage).await;
 }
 
 /// The router starts before there is a cluster to route to, and its clients wait for it.

@@ -1,4 +1,4 @@
-//! What the lab suites and the failover bench share: writers that note everything, a watch on the
+//! What the lab suites and the failover and soak benches share: writers that note everything, a watch on the
 //! leader key, the router and HAProxy as programs, and arithmetic over what was noted.
 
 #![allow(dead_code, reason = "each suite uses its part")]
@@ -12,6 +12,7 @@ pub mod outages;
 pub mod router;
 pub mod stage;
 pub mod tally;
+pub mod wire;
 pub mod zombies;
 
 use std::time::Duration;
