@@ -156,7 +156,7 @@ impl Registry {
     /// them forwards another byte (a write that is in the kernel already is not taken back); their
     /// tasks then close the sockets.
     pub fn close(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        self.seal(reason, |service, of| of == member && self.is_meant(service, services));
+        self.seal(reason, |service, of| of == member && self.is_meant(service, services, reason));
     }
 
     /// Fences every session there is.
@@ -167,7 +167,7 @@ impl Registry {
     /// Asks all sessions to `member` of these services (None: of all) to end as soon as they are idle. A
     /// later close finds those that are not; sessions that open from now on are not meant.
     pub fn drain(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        self.ask_to_end(reason, |service, of| of == member && self.is_meant(service, services));
+        self.ask_to_end(reason, |service, of| of == member && self.is_meant(service, services, reason));
     }
 
     /// Asks every session to end as soon as it is idle, also those that open from now on.
@@ -176,9 +176,13 @@ impl Registry {
         self.ask_to_end(reason, |_, _| true);
     }
 
-    /// Who makes the list does not know services that were removed: these follow their last word.
-    fn is_meant(&self, name: &ServiceName, services: Option<&[ServiceName]>) -> bool {
+    /// A member that is down is down for services, too, that were removed and that the list may not know:
+    /// these follow their last word. A planned close names all that it means.
+    fn is_meant(&self, name: &ServiceName, services: Option<&[ServiceName]>, reason: Reason) -> bool {
         let Some(names) = services else { return true };
+        if reason == Reason::Maintenance {
+            return names.contains(name);
+        }
         let known = self.services.load();
         let is_cut = |service: &Arc<Service>| service.spec().close_on_down != CloseOnDown::Stay;
         names.contains(name) || known.get(name).is_none_or(|service| service.is_removed() && is_cut(service))
