@@ -233,7 +233,7 @@ impl Names {
     }
 
     fn bits(hash: u32) -> u64 {
-        1 << (hash % u64::BITS) | 1 << (hash >> 16) % u64::BITS
+        (1 << (hash % u64::BITS)) | (1 << ((hash >> 16) % u64::BITS))
     }
 }
 
