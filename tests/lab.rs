@@ -5,6 +5,7 @@
 mod kit;
 
 mod lab {
+    pub mod cancels;
     pub mod programs;
     pub mod tls;
     pub mod traffic;
@@ -102,6 +103,13 @@ async fn roles_follow(stage: &Stage, old: &str) {
         at == old
     });
     assert!(old_reads.await, "the old primary is not a reader after {READER_MAX:?}{}", stage.tails());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_cancels_over_three_replicas_and_two_routers() {
+    let options = ClusterOptions { members: 4, ..ClusterOptions::new(env!("CARGO_BIN_EXE_pgvane")) };
+    let cluster = Cluster::start(options).await.unwrap();
+    lab::cancels::reach_their_queries(&cluster).await;
 }
 
 /// The router starts before there is a cluster to route to, and its clients wait for it.
