@@ -5,6 +5,7 @@
 mod kit;
 
 mod lab {
+    pub mod cancels;
     pub mod programs;
     pub mod switchover;
     pub mod tls;
@@ -111,6 +112,13 @@ async fn a_planned_switchover_is_felt_as_latency() {
     let options = ClusterOptions::new(env!("CARGO_BIN_EXE_pgvane")).with_ttl(TTL);
     let stage = Stage::set(options, false).await.unwrap();
     lab::switchover::is_felt_as_latency(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_cancels_over_three_replicas_and_two_routers() {
+    let options = ClusterOptions { members: 4, ..ClusterOptions::new(env!("CARGO_BIN_EXE_pgvane")) };
+    let cluster = Cluster::start(options).await.unwrap();
+    lab::cancels::reach_their_queries(&cluster).await;
 }
 
 /// The router starts before there is a cluster to route to, and its clients wait for it.
