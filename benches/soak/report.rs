@@ -84,8 +84,9 @@ impl Report {
 
     fn write_moves(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gaps: Vec<f64> = self.moves.windows(2).map(|two| seconds(two[0].began, two[1].began)).collect();
-        let late = self.moves.iter().filter(|it| it.is_late()).count();
-        writeln!(f, "\nLeader moves: {}, of which {late} began late", self.moves.len())?;
+        let missed: u32 = self.moves.iter().map(|it| it.missed).sum();
+        let (done, period) = (self.moves.len(), self.period.as_secs());
+        writeln!(f, "\nLeader moves: {done}; {missed} more were due every {period} s when nobody could take over yet")?;
         writeln!(
             f,
             "  from one to the next: median {}, longest {} s",
@@ -163,7 +164,9 @@ impl Report {
                 write!(f, " {count:>11}")?;
             }
         }
-        writeln!(f, "\n\nunexplained errors: {} (bar 0)", self.totals.unexplained_total)?;
+        writeln!(f, "\n\nconnects refused with an explained word: {}", self.totals.refused.len())?;
+        self.totals.refused.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        writeln!(f, "\nunexplained errors: {} (bar 0)", self.totals.unexplained_total)?;
         self.totals.unexplained.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 
