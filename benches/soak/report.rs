@@ -32,6 +32,9 @@ pub struct Report {
     pub error: Option<String>,
 }
 
+/// Its name, where it stands in a sample, and whether it may not grow.
+type Figure = (&'static str, fn(&Sample) -> f64, bool);
+
 /// One figure of the router's, early and late.
 struct Bar {
     name: &'static str,
@@ -41,14 +44,14 @@ struct Bar {
 
 impl Report {
     fn bars(&self) -> Vec<Bar> {
-        let figures: [(&'static str, fn(&Sample) -> f64, bool); 5] = [
+        let figures: [Figure; 5] = [
             ("resident KiB", |it| it.resident, true),
             ("private KiB", |it| it.private, true),
             ("descriptors", |it| it.descriptors, true),
             ("threads", |it| it.threads, true),
             ("clients", |it| it.metrics[0], false),
         ];
-        let bar = |(name, figure, judged)| {
+        let bar = |(name, figure, judged): Figure| {
             let growth = growth(&self.samples, self.began, self.lasted, figure);
             Bar { name, growth, judged: judged && self.lasted >= JUDGED_FROM }
         };
