@@ -11,9 +11,9 @@ use pgvane::runtime::clock;
 use super::kit::wire::{End, Words};
 
 /// Contexts that are kept; the rest is counted.
-const UNEXPLAINED_MAX: usize = 200;
-/// How the router's own words begin; PostgreSQL's go on with "due to".
-const ROUTER: &str = "terminating connection to ";
+const KEPT_MAX: usize = 200;
+/// How the details of the router's own words begin.
+const ROUTER: &str = "Service ";
 /// What a client may be told when its session ends through no doing of its own.
 const EXPLAINED: [&str; 5] = ["57P01", "57P02", "57P03", "08006", "08007"];
 
@@ -105,6 +105,8 @@ pub struct Totals {
     pub deeds: BTreeMap<&'static str, Deeds>,
     /// By word and phase; of TLS sessions apart.
     pub explained: BTreeMap<(String, Phase), u64>,
+    /// Connects that were refused with an explained word, each with its words.
+    pub refused: Vec<String>,
     pub unexplained: Vec<String>,
     pub unexplained_total: u64,
     pub rows: BTreeMap<i64, Row>,
@@ -155,10 +157,15 @@ impl Book {
     /// A session ended, or a connect failed. `encrypted`: nobody between could have said anything.
     pub fn ended(&self, who: &Who, phase: Phase, end: &End, encrypted: bool) {
         self.with(|totals| totals.deeds.entry(who.kind).or_default().ends += 1);
-        match explanation(phase, end, encrypted) {
-            Some(word) => self.with(|totals| *totals.explained.entry((word, phase)).or_default() += 1),
-            None => self.unexplained(who, phase, &end.to_string()),
-        }
+        let Some(word) = explanation(phase, end, encrypted) else {
+            return self.unexplained(who, phase, &end.to_string());
+        };
+        self.with(|totals| {
+            *totals.explained.entry((word, phase)).or_default() += 1;
+            if phase == Phase::Connecting && totals.refused.len() < KEPT_MAX {
+                totals.refused.push(totals.context(self.began, who, phase, &end.to_string()));
+            }
+        });
     }
 
     /// The server refused a statement, and the session goes on.
@@ -167,20 +174,27 @@ impl Book {
     }
 
     pub fn unexplained(&self, who: &Who, phase: Phase, what: &str) {
-        let now = clock::now();
         self.with(|totals| {
-            let latest = totals.moves.last().map_or_else(String::new, |(at, what)| {
-                format!(", {:.3} s after: {what}", now.saturating_duration_since(*at).as_secs_f64())
-            });
-            let tls = if who.tls { " with TLS" } else { "" };
-            let at = now.saturating_duration_since(self.began).as_secs_f64();
-            let line = format!("at {at:.3} s {} {}{tls}, {phase}: {what}{latest}", who.kind, who.number);
+            let line = totals.context(self.began, who, phase, what);
             eprintln!("UNEXPLAINED {line}");
             totals.unexplained_total += 1;
-            if totals.unexplained.len() < UNEXPLAINED_MAX {
+            if totals.unexplained.len() < KEPT_MAX {
                 totals.unexplained.push(line);
             }
         });
+    }
+}
+
+impl Totals {
+    /// When, who, at what, what, and how long after the latest move.
+    fn context(&self, began: Instant, who: &Who, phase: Phase, what: &str) -> String {
+        let now = clock::now();
+        let latest = self.moves.last().map_or_else(String::new, |(at, what)| {
+            format!(", {:.3} s after: {what}", now.saturating_duration_since(*at).as_secs_f64())
+        });
+        let tls = if who.tls { " with TLS" } else { "" };
+        let at = now.saturating_duration_since(began).as_secs_f64();
+        format!("at {at:.3} s {} {}{tls}, {phase}: {what}{latest}", who.kind, who.number)
     }
 }
 
@@ -188,7 +202,7 @@ impl Book {
 fn explanation(phase: Phase, end: &End, encrypted: bool) -> Option<String> {
     match end {
         End::Told(words) if EXPLAINED.contains(&words.code.as_str()) => {
-            let by = if words.message.starts_with(ROUTER) { "router" } else { "server" };
+            let by = if words.detail.starts_with(ROUTER) { "router" } else { "server" };
             Some(format!("{} by {by}", words.code))
         }
         // PostgreSQL's own: it has said what it may.

@@ -20,8 +20,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const STEP_MAX: Duration = Duration::from_secs(120);
 /// A refused switchover is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
-/// A move that begins later than this after its time is late.
-pub const LATE_FROM: Duration = Duration::from_millis(500);
+/// A move that cannot begin for so long after its time is left out.
+const LATE_FROM: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -41,7 +41,6 @@ pub struct Move {
     pub from: String,
     /// None: the killed leader was started again where it was.
     pub to: Option<String>,
-    pub due: Instant,
     pub began: Instant,
     /// From the beginning until the key named another.
     pub key_after: Duration,
@@ -49,12 +48,8 @@ pub struct Move {
     pub ready_after: Duration,
     /// Switchovers that Patroni refused before it took this one.
     pub refused: u32,
-}
-
-impl Move {
-    pub fn is_late(&self) -> bool {
-        self.began.saturating_duration_since(self.due) > LATE_FROM
-    }
+    /// Moves that were due after it, before anybody could take over again.
+    pub missed: u32,
 }
 
 /// Who leads, and who has every row that was confirmed.
@@ -81,17 +76,17 @@ impl Mover<'_> {
                 () = tokio::time::sleep(due.saturating_duration_since(clock::now())) => {}
             }
             let kind = TURNS[moves.len() % TURNS.len()];
-            let done = self.carry_out(kind, due).await?;
-            // Whoever is late stays on the beat, and skips those that it missed.
+            let mut done = self.carry_out(kind).await?;
             due += self.period;
             while due + LATE_FROM < clock::now() {
                 due += self.period;
+                done.missed += 1;
             }
             moves.push(done);
         }
     }
 
-    async fn carry_out(&self, kind: Kind, due: Instant) -> Result<Move> {
+    async fn carry_out(&self, kind: Kind) -> Result<Move> {
         let from = self.ready().await?;
         let began = clock::now();
         let mut refused = 0;
@@ -106,8 +101,7 @@ impl Mover<'_> {
             }
             Kind::Killed => {
                 self.book.moves(format!("kill -9 of all PostgreSQL processes of {from}"));
-                let postmaster = self.cluster.postmaster(&from).context("the leader's PostgreSQL is not running")?;
-                processes::signal_all(&processes::with_descendants(&[postmaster]), Signal::SIGKILL);
+                self.kill_silently(&from)?;
             }
         }
         let back = async || self.order().await.is_some_and(|order| order.leader == from && order.has_standby);
@@ -123,7 +117,18 @@ impl Mover<'_> {
         let to = to.map(|(_, name)| name);
         self.book.moves(format!("the key names {}", to.as_deref().unwrap_or("the same as before")));
         self.ready().await?;
-        Ok(Move { kind, from, to, due, began, key_after, ready_after: began.elapsed(), refused })
+        Ok(Move { kind, from, to, began, key_after, ready_after: began.elapsed(), refused, missed: 0 })
+    }
+
+    /// A postmaster that stands still cannot tell its backends anything, nor they that it is gone.
+    fn kill_silently(&self, leader: &str) -> Result<()> {
+        let postmaster = self.cluster.postmaster(leader).context("the leader's PostgreSQL is not running")?;
+        postmaster.signal(Signal::SIGSTOP);
+        let mut all = processes::with_descendants(&[postmaster]);
+        all.retain(|process| *process != postmaster);
+        processes::signal_all(&all, Signal::SIGKILL);
+        postmaster.signal(Signal::SIGKILL);
+        Ok(())
     }
 
     /// Patroni answers when it is over; a refusal comes at once.

@@ -32,6 +32,9 @@ pub struct Report {
     pub error: Option<String>,
 }
 
+/// Its name, where it stands in a sample, and whether it may not grow.
+type Figure = (&'static str, fn(&Sample) -> f64, bool);
+
 /// One figure of the router's, early and late.
 struct Bar {
     name: &'static str,
@@ -41,14 +44,14 @@ struct Bar {
 
 impl Report {
     fn bars(&self) -> Vec<Bar> {
-        let figures: [(&'static str, fn(&Sample) -> f64, bool); 5] = [
+        let figures: [Figure; 5] = [
             ("resident KiB", |it| it.resident, true),
             ("private KiB", |it| it.private, true),
             ("descriptors", |it| it.descriptors, true),
             ("threads", |it| it.threads, true),
             ("clients", |it| it.metrics[0], false),
         ];
-        let bar = |(name, figure, judged)| {
+        let bar = |(name, figure, judged): Figure| {
             let growth = growth(&self.samples, self.began, self.lasted, figure);
             Bar { name, growth, judged: judged && self.lasted >= JUDGED_FROM }
         };
@@ -84,8 +87,9 @@ impl Report {
 
     fn write_moves(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gaps: Vec<f64> = self.moves.windows(2).map(|two| seconds(two[0].began, two[1].began)).collect();
-        let late = self.moves.iter().filter(|it| it.is_late()).count();
-        writeln!(f, "\nLeader moves: {}, of which {late} began late", self.moves.len())?;
+        let missed: u32 = self.moves.iter().map(|it| it.missed).sum();
+        let (done, period) = (self.moves.len(), self.period.as_secs());
+        writeln!(f, "\nLeader moves: {done}; {missed} more were due every {period} s when nobody could take over yet")?;
         writeln!(
             f,
             "  from one to the next: median {}, longest {} s",
@@ -163,7 +167,9 @@ impl Report {
                 write!(f, " {count:>11}")?;
             }
         }
-        writeln!(f, "\n\nunexplained errors: {} (bar 0)", self.totals.unexplained_total)?;
+        writeln!(f, "\n\nconnects refused with an explained word: {}", self.totals.refused.len())?;
+        self.totals.refused.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        writeln!(f, "\nunexplained errors: {} (bar 0)", self.totals.unexplained_total)?;
         self.totals.unexplained.iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 
