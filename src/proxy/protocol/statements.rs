@@ -87,7 +87,7 @@ impl Statements {
         self.risky
     }
 
-    /// The client sends something when everything before was answered.
+    /// The client begins to send something when everything before was answered.
     pub fn first_under_way(&mut self, in_transaction: bool) {
         self.risky = !in_transaction;
         self.rolled_back = false;
@@ -103,7 +103,7 @@ impl Statements {
         }
     }
 
-    /// The server told of the end of a transaction while more is under way.
+    /// The server told that no transaction is open, and the client may have begun to send more.
     pub fn outside_transaction(&mut self) {
         self.risky = true;
     }
