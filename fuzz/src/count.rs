@@ -27,22 +27,28 @@ impl Log {
     /// False where the session has certainly something under way.
     pub fn may_be_idle(&self) -> bool {
         let (mut owed, mut unsynced, mut status, mut reads_copy) = (Vec::from([b'*']), false, 0, false);
+        // A Sync that COPY takes away, unless it failed before.
+        let (mut passed_over, mut failed) = (false, false);
         for Entry { of_client, kind, body } in &self.messages {
             match (of_client, kind) {
-                (true, b'S') if reads_copy => {}
+                (true, b'S') if reads_copy => passed_over = true,
                 (true, b'Q' | b'F' | b'S') => owed.push(*kind),
                 (true, b'P' | b'B' | b'E' | b'D' | b'C') => unsynced = true,
-                (true, b'c' | b'f') | (false, b'E' | b'C') => reads_copy = false,
+                (true, b'c' | b'f') => reads_copy = false,
+                (false, b'E') => (reads_copy, failed) = (false, passed_over),
+                (false, b'C') => (reads_copy, passed_over) = (false, false),
                 (false, b'G' | b'W') => {
                     reads_copy = true;
                     if owed.first() == Some(&b'S') {
                         owed.remove(0);
-                        unsynced = true;
+                        (unsynced, passed_over) = (true, true);
                     }
                 }
                 (false, b'Z') => {
                     if let Some(said) = body.first() {
                         status = *said;
+                        unsynced &= !(failed && owed.is_empty());
+                        (passed_over, failed) = (false, false);
                         owed = owed.split_off(owed.len().min(1));
                     }
                     reads_copy = false;

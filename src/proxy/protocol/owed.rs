@@ -151,6 +151,8 @@ impl Owed {
 
     /// The server sent ReadyForQuery.
     pub fn ready(&mut self) {
+        // A COPY ends with a CommandComplete or an ErrorResponse.
+        self.lost |= self.copy == Reading::Data || self.passed_over > 0;
         match self.extra {
             Extra::No => self.pop(),
             // For the Sync that was not passed over.

@@ -232,6 +232,13 @@ fn half_a_message_is_no_idle_session() {
     assert_eq!(word(&conversation), "idle but unreachable");
     conversation.sent_to_server(b"\0\x04");
     assert_eq!(word(&conversation), "idle");
+    // Half of a statement is not run, whatever a server sends meanwhile by itself.
+    conversation.sent_to_server(b"Q\0\0\0\x0bCOM");
+    assert_eq!(word(&conversation), "idle but unreachable");
+    play(&mut conversation, "< E SERROR/VERROR/CXX000/\n < Z I");
+    conversation.sent_to_server(b"MIT\0");
+    assert_eq!(word(&conversation), "unknown");
+    play(&mut conversation, "< C COMMIT\n < Z I\n = idle");
     conversation.sent_to_client(b"A\0\0\0\x0e");
     assert_eq!((word(&conversation), conversation.hearing()), ("idle but unreachable", Hearing::Torn));
 }
