@@ -127,6 +127,22 @@ fn a_socket_has_an_absolute_path_that_the_kernel_takes() {
     assert!(parse(&format!("{longest}s")).unwrap_err().to_string().contains("is 108 bytes long"));
 }
 
+#[test]
+fn a_list_of_networks_has_an_end() {
+    let list = |count: usize| {
+        let networks: Vec<String> = (0..count).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
+        let text = format!(
+            "defaults: {{ allow: [{}] }}\nclusters: [{{ name: a, dcs: {{ etcd: {{ endpoints: [http://e:2379] }} }} }}]",
+            networks.join(", ")
+        );
+        let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        config::parse("f.yml", &text, &|_| None, &nothing)
+    };
+    assert_eq!(list(1024).unwrap().clusters[0].spec.services[0].allow.len(), 1024);
+    let said = list(1025).unwrap_err().to_string();
+    assert!(said.contains("`allow` has more than 1024 entries") && said.ends_with("1 problem"), "{said}");
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in any::<String>()) {

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! # The first lines are comments: the story, and where its timings come from.
-//! on_dcs_loss close            settings, before anything happens: on_dcs_loss close · max_lag 16MB · trust rest
+//! on_dcs_loss close            settings, before anything happens: on_dcs_loss close · max_lag 16MB · trust rest ·
+//!                              drain 10s · drain replica 0s
 //! at 5s    failover key names n1      something happens, at a time since the beginning
 //! at 5.3s  n1 postgres stops
 //! expect write waits planned_switchover          ... is so now
@@ -22,6 +23,7 @@ mod sim;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pgvane::model::{OnDcsLoss, Trust};
 use sim::script::{bytes, span};
@@ -64,10 +66,14 @@ fn play(name: &str) {
 
 fn set_up(lines: &[(usize, Vec<&str>)]) -> World {
     let (mut policy, mut max_lag, mut trust) = (OnDcsLoss::Keep, None, Trust::Confirm);
+    let mut drains: Vec<(Option<&str>, Duration)> = Vec::new();
+    let wait = |text: &str| Duration::from_micros(span(text).expect("a time"));
     for (number, words) in lines {
         match words[..] {
             ["on_dcs_loss", "close"] => policy = OnDcsLoss::Close,
             ["trust", "rest"] => trust = Trust::Rest,
+            ["drain", time] => drains.push((None, wait(time))),
+            ["drain", service, time] => drains.push((Some(service), wait(time))),
             ["max_lag", size] => max_lag = Some(bytes(size).expect("a size")),
             ["at" | "expect", ..] => {}
             _ => panic!("line {number}: not a setting: {}", words.join(" ")),
@@ -77,6 +83,7 @@ fn set_up(lines: &[(usize, Vec<&str>)]) -> World {
         Trust::Confirm => sim::cluster(policy, max_lag),
         Trust::Rest => sim::by_rest(max_lag),
     };
+    let spec = drains.iter().fold(spec, |spec, (of, drain)| sim::with_drain(&spec, *of, *drain));
     World::new(1, 3, &[spec], false)
 }
 
@@ -154,6 +161,8 @@ scenarios! {
     other_system_id other_system_in_outage checker_late router_paused replica_down below_mark keyless_stale keyless_blip crash_after_failover
     rest_failover rest_two_primaries rest_api_hangs rest_router_paused
     maintenance drained_leader_moves maintenance_survives_restart reload
+    maintenance_of_a_reader maintenance_at_once maintenance_leader_moves maintenance_given_up maintenance_reloaded
+    maintenance_lease_ends maintenance_host_dies maintenance_by_rest switchover_taken_back
     roles_follow_a_failover replaced_then_moved start_during_outage_fallen failsafe_heals_unseen fallen_leader_reads
 }
 

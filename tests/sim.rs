@@ -8,10 +8,12 @@ mod sim;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use pgvane::model::{AdminState, OnDcsLoss};
+use pgvane::model::{AdminState, ClusterSpec, OnDcsLoss};
 use sim::etcd::EtcdState;
 use sim::faults::Fault;
 use sim::member::{Agent, Pg, Rest};
@@ -93,7 +95,7 @@ fn run(seed: u64) -> World {
     let mut draw = Prng::new(seed ^ 0xFA17);
     let policy = if draw.chance(15) { OnDcsLoss::Close } else { OnDcsLoss::Keep };
     let routers = draw.between(1, 4) as usize;
-    let specs: Vec<_> = (0..routers).map(|_| sim::cluster(policy, None)).collect();
+    let specs: Vec<_> = (0..routers).map(|_| drains(&mut draw, sim::cluster(policy, None))).collect();
     let mut world = World::new(seed, 3, &specs, true);
     if draw.chance(50) {
         world.push(SEC, Act::Fault(Fault::Failsafe(true)));
@@ -106,6 +108,15 @@ fn run(seed: u64) -> World {
         world.check_quiet();
     }
     world
+}
+
+/// Each service gives transactions in maintenance another time.
+fn drains(draw: &mut Prng, mut spec: Arc<ClusterSpec>) -> Arc<ClusterSpec> {
+    for service in spec.services.clone() {
+        let drain = Duration::from_millis([0, 500, 3000, 20_000][draw.below(4) as usize]);
+        spec = sim::with_drain(&spec, Some(&service.name), drain);
+    }
+    spec
 }
 
 /// One to a dozen troubles; more than one at a time is common, and some seeds have hardly any.
@@ -131,11 +142,11 @@ fn trouble(draw: &mut Prng, routers: usize, policy: OnDcsLoss) -> Vec<(Micros, F
         20 => {
             let state = if draw.chance(50) { AdminState::Maint } else { AdminState::Drain };
             let order = |state| Fault::Order { member: m, state };
-            lasting(long, order(state), order(AdminState::Ready))
+            lasting(if draw.chance(30) { short } else { long }, order(state), order(AdminState::Ready))
         }
         21 => {
             let max_lag = draw.chance(50).then_some(1 << 40);
-            vec![(0, Fault::Reload { router: r, spec: sim::cluster(policy, max_lag) })]
+            vec![(0, Fault::Reload { router: r, spec: drains(draw, sim::cluster(policy, max_lag)) })]
         }
         0 => lasting(long, Fault::Etcd(EtcdState::Down), Fault::Etcd(EtcdState::Up)),
         1 => lasting(long, Fault::Etcd(EtcdState::Hung), Fault::Etcd(EtcdState::Up)),

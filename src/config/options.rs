@@ -214,6 +214,7 @@ pub(super) fn home_of(key: &str) -> Option<&'static Section> {
         &policy::OBSERVE,
         &policy::HOLD,
         &policy::QUEUE,
+        &policy::RATE,
         &policy::CLOSE,
         &policy::TCP,
         &policy::KEEPALIVE,

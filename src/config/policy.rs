@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::diagnose::Sink;
-use super::schema::{Close, Hold, HoldTimeout, Policy};
+use super::schema::{Close, Hold, HoldNotice, HoldTimeout, Policy};
 use crate::model::{CloseOnDown, HoldSpec, Role, ServiceSpec};
 
 /// `hold: {}` in a service where the defaults say `hold: off`.
@@ -21,6 +21,13 @@ impl Policy {
         put(&mut spec.slowstart, self.slowstart.map(|written| written.value));
         put(&mut spec.clients_max, self.clients_max.map(|limit| limit as usize));
         put(&mut spec.close_on_down, self.close_on_down.map(Close::meant));
+        put(&mut spec.drain, self.drain);
+        put(&mut spec.allow, self.allow.as_ref().map(|allow| allow.networks.clone()));
+        if let Some(rate) = &self.rate {
+            put(&mut spec.rate.max, rate.max);
+            put(&mut spec.rate.per_client_max, rate.per_client_max);
+            put(&mut spec.rate.cancels_max, rate.cancels_max);
+        }
         put(&mut spec.startup_timeout, self.startup_timeout);
         put(&mut spec.freebind, self.freebind);
         put(&mut spec.session_log, self.session_log);
@@ -30,6 +37,7 @@ impl Policy {
         put(&mut spec.tcp.user_timeout, self.user_timeout);
         if let Some(hold) = &self.hold {
             spec.hold = hold.over(&spec.hold);
+            spec.hold_notice = hold.notice_over(spec.hold_notice);
         }
     }
 
@@ -90,7 +98,7 @@ impl Close {
 
 impl Hold {
     fn over(&self, base: &HoldSpec) -> HoldSpec {
-        let Hold::On { timeout, max } = self else { return HoldSpec::Off };
+        let Hold::On { timeout, max, .. } = self else { return HoldSpec::Off };
         let (base_timeout, base_max) = match base {
             HoldSpec::On { timeout, max } => (*timeout, *max),
             HoldSpec::Off => (None, HOLD_MAX),
@@ -101,5 +109,14 @@ impl Hold {
             None => base_timeout,
         };
         HoldSpec::On { timeout, max: max.map_or(base_max, |max| max as usize) }
+    }
+
+    fn notice_over(&self, base: Option<Duration>) -> Option<Duration> {
+        match self {
+            // Nobody is held.
+            Hold::Off | Hold::On { notice: Some(HoldNotice::Never), .. } => None,
+            Hold::On { notice: Some(HoldNotice::After(wait)), .. } => Some(*wait),
+            Hold::On { notice: None, .. } => base,
+        }
     }
 }

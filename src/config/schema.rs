@@ -1,5 +1,6 @@
 //! The file as written: every value with its place, nothing filled in, nothing compared with anything else.
 
+mod allow;
 mod policy;
 mod service;
 
@@ -12,7 +13,7 @@ use super::yaml::Node;
 use super::{OrdersFrom, listen, syslog};
 use crate::model::{ApiAddress, HostPort, OnDcsLoss, Trust};
 
-pub(super) use policy::{Check, Close, Hold, HoldTimeout, Observing, Policy};
+pub(super) use policy::{Check, Close, Hold, HoldNotice, HoldTimeout, Observing, Policy};
 pub(super) use service::{Criteria, Service, Services};
 
 pub(super) struct File {

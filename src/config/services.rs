@@ -45,6 +45,7 @@ fn one(written: &schema::Service, of: &Of<'_>, whole: &mut Whole<'_>) -> Service
     }
     check_selected(&written.criteria, of, sink);
     written.check.refuse_slow_fastinter(Some(whole.check), sink);
+    check_allow(written, &listen, sink);
     let mut service = for_role(&whole.base, &written.name.value, written.role.unwrap_or(Role::Primary));
     written.policy.apply(&mut service);
     service.listen = listen;
@@ -76,6 +77,19 @@ fn check_name(written: &schema::Service, sink: &Sink) {
     if !written.role_given {
         let roles = any_of(Role::ALL.map(Role::as_str));
         sink.report(name.at, format!("service `{}` needs a `role`: {roles}", name.value));
+    }
+}
+
+/// A list of networks where nobody comes by one.
+fn check_allow(written: &schema::Service, listen: &[ListenAddress], sink: &Sink) {
+    let only_sockets = !listen.is_empty() && listen.iter().all(|at| matches!(at, ListenAddress::Unix(_)));
+    if let Some(allow) = written.policy.allow.as_ref().filter(|_| only_sockets) {
+        let sentence = format!(
+            "`allow` is about clients by TCP, and service `{}` listens on Unix sockets alone: leave it out, and let \
+             the socket's directory say who may",
+            written.name.value
+        );
+        sink.report(allow.at, sentence);
     }
 }
 

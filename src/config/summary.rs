@@ -7,8 +7,8 @@ use super::quantity::{show_duration, show_size};
 use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFiles};
 use crate::model::service::{ServiceCheck, SessionLog};
 use crate::model::{
-    CheckTiming, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, ServiceSpec, StaticMember,
-    Trust,
+    CheckTiming, Cidr, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, RateSpec, ServiceSpec,
+    StaticMember, Trust,
 };
 
 impl Config {
@@ -136,9 +136,13 @@ fn show_service(text: &mut String, trust: Trust, service: &ServiceSpec) {
     if trust == Trust::Rest || service.check.path.is_some() {
         line(text, 4, "check", &show_check(service, &service.check));
     }
-    line(text, 4, "hold", &show_hold(&service.hold, trust));
+    if !service.allow.is_empty() {
+        line(text, 4, "allow", &addresses(&service.allow.iter().map(show_network).collect::<Vec<_>>()));
+    }
+    line(text, 4, "hold", &show_hold(service, trust));
     line(text, 4, "connect", &show_connect(service));
     line(text, 4, "limits", &show_limits(service));
+    line(text, 4, "rate", &show_rate(&service.rate));
     line(text, 4, "sessions", &show_sessions(service));
 }
 
@@ -211,14 +215,35 @@ fn show_limits(service: &ServiceSpec) -> String {
     format!("{clients}; {sessions}{slow}")
 }
 
+/// One address as people write it.
+fn show_network(network: &Cidr) -> String {
+    let single = network.prefix_len() == network.max_prefix_len();
+    if single { network.addr().to_string() } else { network.to_string() }
+}
+
+fn show_rate(rate: &RateSpec) -> String {
+    let limits = [
+        (rate.max, "clients"),
+        (rate.per_client_max, "clients of one address"),
+        (rate.cancels_max, "cancel requests of one address"),
+    ];
+    let shown: Vec<String> =
+        limits.iter().filter(|(max, _)| *max > 0).map(|(max, what)| format!("{max} {what}")).collect();
+    if shown.is_empty() { "no limits".to_string() } else { format!("each second up to {}", shown.join(", ")) }
+}
+
 fn show_sessions(service: &ServiceSpec) -> String {
     let tcp = &service.tcp;
     format!(
-        "{}; keepalive after {}, {} probes {} apart; unacknowledged for {} at most; {} logged",
+        "{}; {}; keepalive after {}, {} probes {} apart; unacknowledged for {} at most; {} logged",
         match service.close_on_down {
             CloseOnDown::Stay => "stay when their member is down".to_string(),
             CloseOnDown::Cut { grace: Duration::ZERO } => "cut when their member is down".to_string(),
             CloseOnDown::Cut { grace } => format!("cut when their member is down for {}", show_duration(grace)),
+        },
+        match service.drain {
+            Duration::ZERO => "no time to end a transaction in maintenance".to_string(),
+            drain => format!("{} to end a transaction in maintenance", show_duration(drain)),
         },
         show_duration(tcp.keepalive_idle),
         tcp.keepalive_count,
@@ -232,7 +257,8 @@ fn show_sessions(service: &ServiceSpec) -> String {
     )
 }
 
-fn show_hold(hold: &HoldSpec, trust: Trust) -> String {
+fn show_hold(service: &ServiceSpec, trust: Trust) -> String {
+    let hold = &service.hold;
     match hold {
         HoldSpec::Off => "off: refuse at once".to_string(),
         HoldSpec::On { timeout, max } => {
@@ -241,7 +267,9 @@ fn show_hold(hold: &HoldSpec, trust: Trust) -> String {
                 (None, Trust::Confirm) => "the cluster's ttl + 15s".to_string(),
                 (None, Trust::Rest) => show_duration(hold.limit(ClusterSettings::default().ttl).unwrap_or_default()),
             };
-            format!("up to {max} clients for {limit}")
+            let told =
+                service.hold_notice.map_or(String::new(), |wait| format!("; told after {}", show_duration(wait)));
+            format!("up to {max} clients for {limit}{told}")
         }
     }
 }

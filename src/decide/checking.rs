@@ -133,7 +133,8 @@ impl Router {
 
     pub(super) fn decide_by_rest(&self, now: Instant) -> super::lead::Lead {
         let check = self.primary_check.as_ref();
-        rest::Facts { now, tracks: &self.tracks, check, open: self.lead.open.as_ref() }.decide()
+        let (open, reason) = (self.lead.open.as_ref(), self.lead.reason);
+        rest::Facts { now, tracks: &self.tracks, check, open, reason }.decide()
     }
 
     /// Members that the configuration alone knows, and does not name any more.
@@ -155,4 +156,4 @@ impl Router {
 
 #[cfg(test)]
 #[path = "checking/tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -26,6 +26,9 @@ pub enum Life {
 
 pub type Lives = BTreeMap<(ServiceName, MemberName), Life>;
 
+/// Where sessions of ours may be: opened by a table, and not closed since.
+pub type Opened = BTreeSet<(ServiceName, MemberName)>;
+
 /// Whether its checks say that this member is down for this service. A reader that is healthy in another
 /// role is not: its sessions stay.
 fn is_down(trust: Trust, spec: &ServiceSpec, track: &MemberTrack) -> Option<bool> {
@@ -50,7 +53,7 @@ impl Router {
     /// Notes who went down since the last call, and cuts those whose grace is over.
     pub(super) fn close_those_down(&mut self, now: Instant) {
         let mut due: BTreeMap<MemberName, Vec<ServiceName>> = BTreeMap::new();
-        let services: Vec<Arc<ServiceSpec>> = self.spec.services.iter().chain(&self.retired).cloned().collect();
+        let services: Vec<Arc<ServiceSpec>> = self.all_services().cloned().collect();
         for spec in &services {
             for (member, track) in &self.tracks {
                 let Some(down) = is_down(self.spec.trust, spec, track) else { continue };
@@ -79,6 +82,24 @@ impl Router {
         let names: BTreeSet<&ServiceName> = services.iter().map(|s| &s.name).collect();
         let tracks = &self.tracks;
         self.lives.retain(|(service, member), _| names.contains(service) && tracks.contains_key(member));
+    }
+
+    /// Orders a close or a drain, and notes whose sessions are gone with it.
+    pub(super) fn send_close(&mut self, close: Effect) {
+        if let Effect::CloseSessions { member, services, .. } = &close {
+            let is_hit = |name: &ServiceName| services.as_ref().is_none_or(|names| names.contains(name));
+            self.opened.retain(|(service, of)| of != member || !is_hit(service));
+            if services.is_none() {
+                self.drains.remove(member);
+            }
+        }
+        self.effects.push_back(close);
+    }
+
+    /// Services that nobody remembers have no listener to take cancel requests.
+    pub(super) fn forget_opened(&mut self) {
+        let names: BTreeSet<ServiceName> = self.all_services().map(|service| service.name.clone()).collect();
+        self.opened.retain(|(service, _)| names.contains(service));
     }
 
     pub(super) fn graces(&self) -> impl Iterator<Item = Instant> + '_ {

@@ -4,6 +4,7 @@ pub mod balance;
 mod checking;
 pub mod checks;
 mod closing;
+mod draining;
 pub mod event;
 pub mod health;
 mod lag;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{AdminState, ClusterSpec, MemberName, Order, Reason};
+use crate::model::{AdminState, ClusterSpec, MemberName, Order};
 
 use super::checking::wanted;
 use super::closing::RETIRED_MAX;
@@ -36,23 +36,23 @@ impl Router {
         self.log(Transition::Order { member: member.clone(), order });
         match (before.state, after.state) {
             (AdminState::Maint, AdminState::Maint) => {}
-            (_, AdminState::Maint) => self.begin_maintenance(member),
+            (_, AdminState::Maint) => self.begin_maintenance(member, now),
             (AdminState::Maint, _) => self.end_maintenance(member, now),
             _ => {}
         }
     }
 
-    fn begin_maintenance(&mut self, member: &MemberName) {
+    fn begin_maintenance(&mut self, member: &MemberName, now: Instant) {
         if let Some(track) = self.tracks.get_mut(member) {
             track.checks.values_mut().for_each(|check| check.forget());
         }
-        self.writers.remove(member);
-        let (member, reason) = (member.clone(), Reason::Maintenance);
-        self.closes.push(Effect::CloseSessions { member, services: None, reason });
+        self.begin_drain(member, now);
     }
 
-    /// Whatever was known of it is too old: down until the first success.
+    /// Whatever was known of it is too old: down until the first success. Sessions that are still in a
+    /// transaction go on without a deadline.
     fn end_maintenance(&mut self, member: &MemberName, now: Instant) {
+        self.drains.remove(member);
         let timing = self.spec.check.clone();
         if let Some(track) = self.tracks.get_mut(member) {
             track.checks.iter_mut().for_each(|(spec, check)| check.restart(spec, now));
@@ -72,6 +72,7 @@ impl Router {
         self.wanted_checks = wanted(&self.spec, &self.retired);
         self.primary_check = rest::primary_check(&self.spec).map(Arc::new);
         self.forget_unnamed();
+        self.forget_opened();
         let place = |track: &MemberTrack| (track.conn.clone(), track.api.clone());
         let before: BTreeMap<_, _> = self.tracks.iter().map(|(name, track)| (name.clone(), place(track))).collect();
         for track in self.tracks.values_mut() {

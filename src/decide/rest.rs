@@ -2,13 +2,14 @@
 //! members that both answer are never both used.
 //!
 //! A member *claims* the lead when its last `/primary` check passed, and is *up* by HAProxy's counter.
-//! Whoever is up keeps its clients until the counter says down, as long as nobody else claims.
+//! Whoever is up keeps its clients until the counter says down, as long as nobody else claims. A member in
+//! maintenance is not asked, so what it said last is no claim.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{CheckSpec, ClusterSpec, MemberName, Reason, Role, Timeline};
+use crate::model::{AdminState, CheckSpec, ClusterSpec, MemberName, Reason, Role, Timeline};
 
 use super::lead::{Keep, Lead};
 use super::track::MemberTrack;
@@ -25,6 +26,8 @@ pub struct Facts<'a> {
     pub check: Option<&'a Arc<CheckSpec>>,
     /// Who takes new write sessions until now.
     pub open: Option<&'a MemberName>,
+    /// Why that is so.
+    pub reason: Reason,
 }
 
 /// The check that tells the primary of this cluster: that of the first service that wants it.
@@ -75,14 +78,27 @@ impl Facts<'_> {
     }
 
     fn why_nobody(&self) -> Reason {
+        let is_kept_out = |track: &MemberTrack| is_in_maintenance(track) && self.passes(track);
+        if self.reason == Reason::Maintenance && self.tracks.values().any(is_kept_out) {
+            return Reason::Maintenance;
+        }
         let checked = |track: &MemberTrack| match self.check {
             Some(check) => track.checks.get(check).is_some_and(|c| c.last.is_some()),
             None => track.checks.values().any(|c| c.last.is_some()),
         };
-        if self.tracks.values().all(checked) { Reason::NoTarget } else { Reason::Starting }
+        if self.tracks.values().all(|track| is_in_maintenance(track) || checked(track)) {
+            Reason::NoTarget
+        } else {
+            Reason::Starting
+        }
     }
 
     fn claims(&self, track: &MemberTrack) -> bool {
+        !is_in_maintenance(track) && self.passes(track)
+    }
+
+    /// Its last check said that it is the primary.
+    fn passes(&self, track: &MemberTrack) -> bool {
         match self.check {
             Some(check) => track.checks.get(check).is_some_and(|c| c.passes()),
             None => track.checks.values().any(|c| c.passes()) && track.says_writable(),
@@ -132,4 +148,8 @@ impl Facts<'_> {
     fn hold(&self, reason: Reason, keep: Keep) -> Lead {
         Lead { open: None, until: self.now, reason, keep, cut: Reason::OtherClaims }
     }
+}
+
+fn is_in_maintenance(track: &MemberTrack) -> bool {
+    track.orders.state == AdminState::Maint
 }

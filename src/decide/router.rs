@@ -14,7 +14,8 @@ use crate::model::{
 };
 
 use super::checking::wanted;
-use super::closing::Lives;
+use super::closing::{Lives, Opened};
+use super::draining::Drains;
 use super::lead::{Keep, Lead};
 use super::rest;
 use super::track::{Change, MemberTrack};
@@ -56,7 +57,9 @@ pub struct Router {
     /// Services that a reload removed; their sessions go on.
     pub(super) retired: Vec<Arc<ServiceSpec>>,
     pub(super) lives: Lives,
-    /// Closes that wait for the table that comes before them.
+    pub(super) drains: Drains,
+    pub(super) opened: Opened,
+    /// Closes and drains that wait for the table that comes before them.
     pub(super) closes: Vec<Effect>,
     pub(super) effects: VecDeque<Effect>,
 }
@@ -87,6 +90,8 @@ impl Router {
             primary_check: rest::primary_check(&spec).map(Arc::new),
             retired: Vec::new(),
             lives: Lives::new(),
+            drains: Drains::new(),
+            opened: Opened::new(),
             closes: Vec::new(),
             effects: VecDeque::new(),
             spec,

@@ -23,6 +23,7 @@ impl Router {
         }
         self.renew_checks(now);
         self.close_those_down(now);
+        self.close_drained(now);
         let lead = match self.spec.trust {
             Trust::Confirm => self.facts(now).decide(),
             Trust::Rest => self.decide_by_rest(now),
@@ -33,7 +34,7 @@ impl Router {
             // Nobody is opened before everybody else is closed; who is open already stays so.
             let open = lead.open.clone().filter(|open| self.lead.open.as_ref() == Some(open));
             self.publish(&Lead { open, ..lead.clone() }, &cuts, now);
-            self.effects.extend(std::mem::take(&mut self.closes));
+            std::mem::take(&mut self.closes).into_iter().for_each(|close| self.send_close(close));
             self.cut(cuts, lead.cut);
         }
         self.note_lead(&lead, now);
@@ -156,7 +157,7 @@ impl Router {
     fn cut(&mut self, members: Vec<MemberName>, reason: Reason) {
         for member in members {
             self.writers.remove(&member);
-            self.effects.push_back(Effect::CloseSessions { member, services: None, reason });
+            self.send_close(Effect::CloseSessions { member, services: None, reason });
         }
     }
 
@@ -186,7 +187,7 @@ impl Router {
             tracks: &self.tracks,
             lead,
             cutting,
-            writers: &self.writers,
+            opened: &self.opened,
             previous: &self.routes,
         };
         let mut table = ingredients.table();
@@ -196,6 +197,9 @@ impl Router {
         table.generation += 1;
         let table = Arc::new(table);
         self.log_targets(&table);
+        for service in &table.services {
+            self.opened.extend(service.targets.iter().map(|target| (service.spec.name.clone(), target.member.clone())));
+        }
         self.routes = table.clone();
         self.effects.push_back(Effect::PublishRoutes(table));
     }
@@ -290,6 +294,7 @@ impl Router {
             self.planned.as_ref().map(|(_, since)| (*since + PLANNED_HOLD_MAX, "a requested switchover took too long")),
         );
         all.extend(self.graces().map(|at| (at, "the grace of a member that is down ends")));
+        all.extend(self.drain_ends().map(|at| (at, "the drain of a member in maintenance ends")));
         for track in self.tracks.values().filter(|track| track.orders.state != AdminState::Maint) {
             all.extend(track.checks.values().map(|check| (check.due(), "a check is due")));
         }

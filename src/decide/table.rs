@@ -1,12 +1,13 @@
 //! Derives the table: how every member stands to every service, and who takes its new sessions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::{ClusterView, HostPort, MemberName, Reason, Role, ServiceSpec, Trust};
 
 use super::checks::CheckTrack;
+use super::closing::Opened;
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
 use super::select::{Tier, Verdict, address};
@@ -23,8 +24,8 @@ pub struct Ingredients<'a> {
     pub lead: &'a Lead,
     /// Members whose sessions are all about to be closed: nobody is sent there before that.
     pub cutting: &'a [MemberName],
-    /// Members that may have write sessions; cancel requests go there too.
-    pub writers: &'a BTreeSet<MemberName>,
+    /// Where sessions of ours may be; cancel requests go there, too.
+    pub opened: &'a Opened,
     pub ttl: Duration,
     pub previous: &'a Routes,
 }
@@ -54,7 +55,7 @@ impl Ingredients<'_> {
         });
         ServiceRoutes {
             hold_limit: spec.hold.limit(self.ttl),
-            cancel: self.cancel(spec),
+            cancel: self.cancel(spec, &targets),
             standings: self.standings(&verdicts, used, before),
             spec: spec.clone(),
             targets,
@@ -133,16 +134,24 @@ impl Ingredients<'_> {
         own.iter().enumerate().map(|(index, (name, verdict))| standing(index, name, *verdict)).collect()
     }
 
-    /// Wherever a session of this service may be.
-    fn cancel(&self, spec: &ServiceSpec) -> Vec<HostPort> {
+    /// Wherever a session of this service may be: those of ours, and those of another router whose client
+    /// sent its cancel request here. Whoever does not know the key ignores it.
+    fn cancel(&self, spec: &ServiceSpec, targets: &[Target]) -> Vec<HostPort> {
         let writes = spec.tiers().any(Role::includes_primary);
         let reads = spec.tiers().any(|role| role != Role::Primary);
         let reached = |(name, track): (&MemberName, &MemberTrack)| {
-            let writer = self.leads(name) || self.writers.contains(name);
-            let wanted = (writes && writer) || (reads && self.is_up(track));
+            let opens = targets.iter().any(|target| target.member == *name);
+            let ours = opens || self.opened.contains(&(spec.name.clone(), name.clone()));
+            let wanted = ours || (writes && self.may_be_written_to(name, track)) || (reads && self.is_up(track));
             if wanted { address(track, spec) } else { None }
         };
         self.tracks.iter().filter_map(reached).collect()
+    }
+
+    /// By any router: the open leader, else whom the key names, else, where no key is known, whoever says so.
+    fn may_be_written_to(&self, name: &MemberName, track: &MemberTrack) -> bool {
+        let key = self.view.and_then(|view| view.leader.as_ref());
+        self.leads(name) || key.map_or(self.is_up(track) && track.says_writable(), |key| key.name == *name)
     }
 
     fn is_up(&self, track: &MemberTrack) -> bool {

@@ -175,7 +175,8 @@ pub enum AdminState {
     Ready,
     /// No new sessions.
     Drain,
-    /// No new sessions, and the open ones are closed; leaving it waits for the first success.
+    /// No new sessions, and the open ones end: idle ones at once, those in a transaction within `drain`.
+    /// Leaving it waits for the first success.
     Maint,
 }
 

@@ -110,14 +110,13 @@ async fn note_all(table: &mut Table, what: &str, engaged: Vec<Engaged>, asked: i
 /// There is nobody to go to.
 pub async fn without_a_primary(stage: &Stage, drivers: &[Driver], table: &mut Table) {
     stage.have_primary(false).await;
-    let known = "Service short: its REST API does not show that it is out of recovery, for ";
     let first = drivers[1].clone();
     let to = stage.to("full");
     let waiting = tokio::spawn(async move { first.connect(&to).await.map(|_| ()) });
     stage.until_held("full", 1).await;
     for driver in drivers {
         let outcome = refused(driver, &stage.to("short")).await;
-        let asked = Asked::AtConnect("57P03", known.split(':').next().unwrap_or(known));
+        let asked = Asked::AtConnect("57P03", "Service short: ");
         table.note("no primary within the hold time", asked, driver, &outcome);
         let since = outcome.err().map_or_else(String::new, |told| told.text);
         assert!(since.contains(", for ") && since.contains(" s. Waited 0."), "{}: {since}", driver.name());

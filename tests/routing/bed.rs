@@ -11,7 +11,7 @@ use pgvane::decide::track::{MemberTrack, Urgency};
 use pgvane::decide::{Routes, ServiceRoutes, TargetState};
 use pgvane::model::{
     ApiAddress, CheckOutcome, CheckSpec, CheckStatus, CheckTiming, ClusterView, HostPort, LeaderKey, Lsn, MemberFacts,
-    MemberName, ProbeOutcome, Reason, RestAnswer, RestRole, Role, ServiceSpec, Tags, Timeline, Trust,
+    MemberName, ProbeOutcome, Reason, RestAnswer, RestRole, Role, ServiceName, ServiceSpec, Tags, Timeline, Trust,
 };
 use pgvane::runtime::clock;
 
@@ -25,7 +25,8 @@ pub struct Bed {
     pub lead: Lead,
     pub view: Option<ClusterView>,
     pub cutting: Vec<MemberName>,
-    pub writers: BTreeSet<MemberName>,
+    /// Where sessions of ours may be.
+    pub opened: BTreeSet<(ServiceName, MemberName)>,
     pub previous: Routes,
 }
 
@@ -98,7 +99,7 @@ impl Bed {
             lead: Lead { open: None, until: now, reason, keep: Keep::All, cut: reason },
             view: (trust == Trust::Confirm).then_some(view),
             cutting: Vec::new(),
-            writers: BTreeSet::new(),
+            opened: BTreeSet::new(),
             previous: Routes { cluster, generation: 0, services: Vec::new() },
         }
     }
@@ -166,9 +167,8 @@ impl Bed {
     pub fn leads(&mut self, number: usize) {
         let name = member(number);
         self.lead.open = Some(name.clone());
-        self.lead.keep = Keep::Only(name.clone());
+        self.lead.keep = Keep::Only(name);
         self.lead.reason = Reason::LeaderProven;
-        self.writers.insert(name);
         self.key_names(number);
     }
 
@@ -194,7 +194,7 @@ impl Bed {
             tracks: &self.tracks,
             lead: &self.lead,
             cutting: &self.cutting,
-            writers: &self.writers,
+            opened: &self.opened,
             ttl: Duration::from_secs(30),
             previous: &self.previous,
         }

@@ -8,7 +8,7 @@ use pgvane::model::{
     AdminState, CheckStatus, CheckTiming, HostPort, PortOutcome, ProbeOutcome, Reason, Role, ServiceSpec, Trust,
 };
 
-use super::bed::{Bed, member, outcome, service, with_backup};
+use super::bed::{Bed, member, outcome, service, with_backup, writable};
 
 const BOTH: [Trust; 2] = [Trust::Confirm, Trust::Rest];
 
@@ -143,16 +143,40 @@ fn a_cancel_request_goes_wherever_the_session_may_be() {
         assert_eq!(hosts(&bed, &service(Role::ReadOnly)), at(&[1, 2, 3]), "{trust:?}");
         assert_eq!(hosts(&bed, &backed), at(&[1, 2, 3]), "{trust:?}");
         assert_eq!(hosts(&bed, &service(Role::Replica)), at(&[2, 3]), "{trust:?}");
-        // Sessions outlive the right to open new ones, and a drain.
+        // Sessions outlive the right to open new ones, a drain, and maintenance.
         bed.hold(Reason::LeaderUnproven);
-        bed.track(2).orders.state = AdminState::Drain;
+        bed.opened = [("primary".into(), member(1)), ("any".into(), member(1)), ("replica".into(), member(4))].into();
+        (bed.track(2).orders.state, bed.track(3).orders.state) = (AdminState::Drain, AdminState::Maint);
         assert_eq!(hosts(&bed, &service(Role::Primary)), at(&[1]), "{trust:?}");
         assert_eq!(hosts(&bed, &service(Role::Any)), at(&[1, 2, 3]), "{trust:?}");
-        bed.writers.clear();
-        assert_eq!(hosts(&bed, &service(Role::Any)), at(&[2, 3]), "{trust:?}");
+        assert_eq!(hosts(&bed, &service(Role::Replica)), at(&[2, 3, 4]), "{trust:?}: down, and in its grace");
+        let mut picky = service(Role::Replica);
+        picky.filter.members = vec![member(3)];
+        assert_eq!(hosts(&bed, &picky), at(&[2, 3, 4]), "{trust:?}: not selected any more");
+        bed.opened.clear();
+        assert_eq!(hosts(&bed, &service(Role::Replica)), at(&[2, 3]), "{trust:?}");
         let pooled = ServiceSpec { port: Some(6432), ..service(Role::Replica) };
         assert_eq!(hosts(&bed, &pooled), [2, 3].map(|n| HostPort::new(format!("10.0.0.{n}"), 6432)), "{trust:?}");
     }
+}
+
+#[test]
+fn a_cancel_request_for_another_routers_writer_arrives() {
+    let hosts = |bed: &Bed| -> Vec<String> {
+        bed.routes(&service(Role::Primary)).cancel.into_iter().map(|at| at.host).collect()
+    };
+    // Nothing was opened here yet, and new sessions wait.
+    let mut keyed = Bed::of(Trust::Confirm, 3);
+    keyed.hold(Reason::PlannedSwitchover);
+    assert_eq!(hosts(&keyed), ["10.0.0.1"]);
+    keyed.put(2, writable());
+    assert_eq!(hosts(&keyed), ["10.0.0.1"], "the key knows better");
+    keyed.view.as_mut().expect("a view").leader = None;
+    assert_eq!(hosts(&keyed), ["10.0.0.1", "10.0.0.2"], "either may have it");
+    let mut tied = Bed::of(Trust::Rest, 3);
+    tied.put(2, writable());
+    tied.hold(Reason::OtherClaims);
+    assert_eq!(hosts(&tied), ["10.0.0.1", "10.0.0.2"]);
 }
 
 #[test]

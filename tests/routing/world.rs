@@ -335,7 +335,7 @@ fn table(
         tracks,
         lead,
         cutting: &cutting,
-        writers: &BTreeSet::new(),
+        opened: &BTreeSet::new(),
         ttl: Duration::from_secs(30),
         previous: &previous,
     }

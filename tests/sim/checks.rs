@@ -20,6 +20,9 @@ impl World {
         if let Some(broken) = self.routers[r].router.broken_invariant() {
             self.fail(format!("r{r} broke its invariant: {broken}"));
         }
+        if let Some(late) = self.drained_too_long(r) {
+            return self.fail(late);
+        }
         let shell = &self.routers[r];
         let mut writers: Vec<usize> = shell.sessions.iter().filter(|s| s.writes).map(|s| s.member).collect();
         writers.sort_unstable();
@@ -36,6 +39,19 @@ impl World {
             let name = &self.members[stray].name;
             self.fail(format!("r{r} still has write sessions to {name} and knows that the key names another"));
         }
+    }
+
+    /// A session of a member in maintenance, after the time that its service gives.
+    fn drained_too_long(&self, r: usize) -> Option<String> {
+        let shell = &self.routers[r];
+        shell.sessions.iter().find_map(|session| {
+            let (state, since) = shell.ordered.get(&session.member)?;
+            let spec = shell.spec.services.iter().find(|spec| spec.name == session.service)?;
+            let end = since + spec.drain.as_micros() as Micros + MS;
+            let late = *state == AdminState::Maint && self.now > end;
+            let name = &self.members[session.member].name;
+            late.then(|| format!("r{r} lets a session of {} go on at {name}, in maintenance", session.service))
+        })
     }
 
     /// Keeps what the router was told, by its own rule: the newest revision of one etcd.
@@ -96,7 +112,8 @@ impl World {
             let hit = services.is_none_or(|wanted| wanted.contains(&service.spec.name));
             // Readers of a deposed primary may come back as readers.
             let wanted = service.targets.iter().any(|t| {
-                t.member == name && (t.needs_confirmation || matches!(reason, Reason::MemberDown | Reason::MemberGone))
+                let all = matches!(reason, Reason::MemberDown | Reason::MemberGone | Reason::Maintenance);
+                t.member == name && (t.needs_confirmation || all)
             });
             if hit && wanted {
                 open.push(service.spec.name.to_string());

@@ -211,6 +211,11 @@ impl World {
         }
     }
 
+    pub fn empty_failover(&mut self) {
+        let nobody = FailoverRequest { leader: None, candidate: None, scheduled_at: None };
+        self.commit(|keys| keys.failover = Some(nobody));
+    }
+
     pub fn ask_failover(&mut self, leader: Option<MemberName>, scheduled_at: Option<String>) {
         let request = leader.map(|name| FailoverRequest { leader: Some(name), candidate: None, scheduled_at });
         self.commit(|keys| keys.failover = request);

@@ -60,6 +60,15 @@ pub fn cluster(policy: OnDcsLoss, max_lag: Option<u64>) -> Arc<ClusterSpec> {
     })
 }
 
+/// The same with another time for transactions in maintenance, in all services or in one.
+pub fn with_drain(spec: &ClusterSpec, of: Option<&str>, drain: Duration) -> Arc<ClusterSpec> {
+    let mut spec = spec.clone();
+    for service in spec.services.iter_mut().filter(|service| of.is_none_or(|name| *service.name == *name)) {
+        Arc::make_mut(service).drain = drain;
+    }
+    Arc::new(spec)
+}
+
 /// The same cluster without a DCS, checked as Pigsty's HAProxy does it.
 pub fn by_rest(max_lag: Option<u64>) -> Arc<ClusterSpec> {
     let mut spec = (*cluster(OnDcsLoss::Keep, max_lag)).clone();

@@ -1,6 +1,7 @@
 //! The words of a scenario: what happens (`act`) and what is seen (`see`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgvane::model::{AdminState, KeyProblem, MemberFacts, MemberName, Timeline};
 
@@ -32,6 +33,8 @@ impl World {
             ["leader", "key", rest @ ..] => return self.act_on_leader_key(rest),
             ["failover", "key", rest @ ..] => match rest {
                 ["cleared"] => self.ask_failover(None, None),
+                // What Patroni writes when a switchover is given up.
+                ["emptied"] => self.empty_failover(),
                 ["names", name] => self.ask_failover(Some((*name).into()), None),
                 ["names", name, "later"] => {
                     self.ask_failover(Some((*name).into()), Some("2030-01-01T00:00:00Z".to_owned()));
@@ -102,6 +105,10 @@ impl World {
                 let spec = super::cluster(self.routers[0].spec.on_dcs_loss, Some(bytes(size)?));
                 Fault::Reload { router: 0, spec }
             }
+            ["reloads", "with", "drain", time] => {
+                let drain = Duration::from_micros(span(time)?);
+                Fault::Reload { router: 0, spec: super::with_drain(&self.routers[0].spec, None, drain) }
+            }
             ["reloads", "without", service] => {
                 let mut spec = (*self.routers[0].spec).clone();
                 spec.services.retain(|s| &*s.name != *service);
@@ -157,6 +164,7 @@ impl World {
                 let known = AdminState::ALL.into_iter().find(|s| s.as_str() == *state);
                 self.happen(Fault::Order { member: m, state: known.ok_or_else(|| unknown(words))? });
             }
+            ["transactions", "end"] => self.end_transactions(0, m),
             ["key", what] => return self.act_on_member_key(m, what),
             [word, rest @ ..] => return self.act_on_reader(m, word, rest),
             [] => return Err(unknown(words)),
@@ -233,6 +241,18 @@ impl World {
                 let left = shell.sessions.iter().any(|s| named(s.member, name) && &*s.service == "replica");
                 !left && closed.iter().any(|c| named(c.member, name) && !c.writes && c.reason.as_str() == *reason)
             }
+            // A session in a transaction is left, and those without are gone.
+            ["idle", "sessions", name, "ended", reason] => {
+                let left: Vec<_> = shell.sessions.iter().filter(|s| named(s.member, name)).collect();
+                let ended = closed.iter().any(|c| named(c.member, name) && c.idle && c.reason.as_str() == *reason);
+                ended && !left.is_empty() && left.iter().all(|s| s.busy)
+            }
+            ["transactions", name, "cut", reason] => {
+                let left = shell.sessions.iter().any(|s| named(s.member, name));
+                !left && closed.iter().any(|c| named(c.member, name) && !c.idle && c.reason.as_str() == *reason)
+            }
+            ["nothing", "cut"] => closed.iter().all(|c| c.idle),
+            ["nobody", "on", name] => !shell.sessions.iter().any(|s| named(s.member, name)),
             ["sessions", "on", name] => shell.sessions.iter().any(|s| named(s.member, name) && s.writes),
             ["read", "sessions", "on", name] => {
                 let kept = |s: &super::shell::Session| named(s.member, name) && &*s.service == "replica";

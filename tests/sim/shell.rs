@@ -24,6 +24,10 @@ pub struct Session {
     /// Picked as a write target.
     pub writes: bool,
     pub opened_at: Micros,
+    /// A transaction is open: it does not end when asked.
+    pub busy: bool,
+    /// It was asked to end when it is idle.
+    pub asked: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,7 +45,7 @@ pub struct Knowledge {
     pub leader: Option<MemberName>,
 }
 
-/// Sessions that a close took, for the expectations of scenarios.
+/// Sessions that a close or a drain took, for the expectations of scenarios.
 #[derive(Debug, Clone)]
 pub struct Closed {
     pub at: Micros,
@@ -49,6 +53,8 @@ pub struct Closed {
     pub service: ServiceName,
     pub reason: Reason,
     pub writes: bool,
+    /// It was idle when it ended.
+    pub idle: bool,
 }
 
 pub struct Shell {
@@ -213,8 +219,7 @@ impl World {
                 self.wake(r);
             }
             Effect::CloseSessions { member, services, reason } => self.close(r, &member, services.as_deref(), reason),
-            // Nothing here is ever idle.
-            Effect::DrainSessions { .. } => {}
+            Effect::DrainSessions { member, services, reason } => self.drain(r, &member, services.as_deref(), reason),
             Effect::Probe { member, number, limit, address } => {
                 let served_at = self.now + 400;
                 let life = self.routers[r].life;
@@ -248,17 +253,57 @@ impl World {
         let hit = |s: &ServiceName| services.is_none_or(|wanted| wanted.contains(s));
         let Some(m) = self.member_named(member) else { return };
         self.check_closing(r, m, services, reason);
-        let now = self.now;
-        let shell = &mut self.routers[r];
-        let (gone, kept) = shell.sessions.drain(..).partition(|s| s.member == m && hit(&s.service));
-        let gone: Vec<Session> = gone;
-        shell.sessions = kept;
-        let closed =
-            gone.iter().map(|s| Closed { at: now, member: m, service: s.service.clone(), reason, writes: s.writes });
-        shell.closed.extend(closed);
-        for session in &gone {
+        for session in self.end(r, reason, false, |s| s.member == m && hit(&s.service)) {
+            self.check_cut(r, &session, reason);
+        }
+    }
+
+    /// Whoever is idle ends at once; the others when their transaction does.
+    fn drain(&mut self, r: usize, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
+        let hit = |s: &ServiceName| services.is_none_or(|wanted| wanted.contains(s));
+        let Some(m) = self.member_named(member) else { return };
+        self.check_closing(r, m, services, reason);
+        for session in self.routers[r].sessions.iter_mut().filter(|s| s.member == m && hit(&s.service)) {
+            session.asked = true;
+        }
+        // Once asked, it is no news when it ends.
+        for session in self.routers[r].sessions.clone().iter().filter(|s| s.member == m && hit(&s.service)) {
             self.check_cut(r, session, reason);
         }
+        self.end(r, reason, true, |s| s.member == m && s.asked && !s.busy);
+    }
+
+    fn end(&mut self, r: usize, reason: Reason, idle: bool, which: impl Fn(&Session) -> bool) -> Vec<Session> {
+        let now = self.now;
+        let shell = &mut self.routers[r];
+        let (gone, kept) = shell.sessions.drain(..).partition(which);
+        let gone: Vec<Session> = gone;
+        shell.sessions = kept;
+        let closed = |s: &Session| Closed {
+            at: now,
+            member: s.member,
+            service: s.service.clone(),
+            reason,
+            writes: s.writes,
+            idle,
+        };
+        shell.closed.extend(gone.iter().map(closed));
+        gone
+    }
+
+    /// Transactions on this member end now; those sessions that were asked to end do so.
+    pub fn end_transactions(&mut self, r: usize, m: usize) {
+        self.routers[r].sessions.iter_mut().filter(|s| s.member == m).for_each(|s| s.busy = false);
+        self.end(r, Reason::Maintenance, true, |s| s.asked && !s.busy);
+    }
+
+    /// Transactions begin and end; one that is all that keeps its session takes a while.
+    fn transactions(&mut self, r: usize) {
+        let (rng, sessions) = (&mut self.rng, &mut self.routers[r].sessions);
+        for session in sessions {
+            session.busy = if session.asked { session.busy && rng.chance(97) } else { rng.chance(50) };
+        }
+        self.end(r, Reason::Maintenance, true, |s| s.asked && !s.busy);
     }
 
     // -- clients ----------------------------------------------------------------------------------
@@ -275,6 +320,9 @@ impl World {
         let every = self.client_gap();
         self.push(self.now + every, Act::Clients { router: r });
         self.write_all(r);
+        if self.alive {
+            self.transactions(r);
+        }
         let now = self.now;
         let shell = &mut self.routers[r];
         let (over, waiting): (Vec<Hold>, Vec<Hold>) = shell.holds.drain(..).partition(|h| h.deadline <= now);
@@ -346,12 +394,19 @@ impl World {
             self.push_core(r, self.now + after.as_micros() as Micros, Core::Event(event));
             return self.hold(r, service, since, limit);
         }
-        let session = Session { service, member: m, writes: target.needs_confirmation, opened_at: self.now };
+        let same = self.routers[r].sessions.iter().filter(|s| s.service == service && s.member == m).count();
+        let session = Session {
+            service,
+            member: m,
+            writes: target.needs_confirmation,
+            opened_at: self.now,
+            // One in a scenario, any in the simulation.
+            busy: if self.alive { self.rng.chance(50) } else { same == 0 },
+            asked: false,
+        };
         self.check_opening(r, &session);
-        let shell = &mut self.routers[r];
-        let same = shell.sessions.iter().filter(|s| s.service == session.service && s.member == m).count();
         if same < KEPT_MAX {
-            shell.sessions.push(session);
+            self.routers[r].sessions.push(session);
         }
     }
 

@@ -136,6 +136,27 @@ pub(super) static POLICY: &[Opt] = &[
          { grace: 30s } cuts them when it has been down for so long, from 0s to 1d. Services that the primary\n\
          may serve by their role know no grace; one that is given in `defaults` is for the others.",
     ),
+    opt(
+        "drain",
+        millis(0, HOUR),
+        Set("3s"),
+        "How long sessions that are in a transaction may go on when their member is taken out on purpose, as for\n\
+         maintenance; idle ones are told 57P01 at once, and 0s cuts all of them. It is nothing for a primary that\n\
+         was deposed: its sessions are cut at once.",
+    ),
+    opt(
+        "allow",
+        Kind::Texts,
+        Example("[10.0.0.0/8, 192.168.1.7, \"fd00::/8\"]"),
+        "Networks and addresses that clients come from; others are refused. Unix sockets are for everybody.\n\
+         A service's list replaces that of `defaults`. Default: everybody.",
+    ),
+    opt(
+        "rate",
+        Kind::Section(&RATE),
+        Set(""),
+        "New connections per second; 0 is no limit, and `rate: off` is none at all.",
+    ),
     opt("startup_timeout", millis(100, HOUR), Set("60s"), "For a client to send its startup packet."),
     opt(
         "freebind",
@@ -170,6 +191,34 @@ pub(super) static HOLD: Section = Section {
             count(1, CLIENTS_MAX),
             Set("10000"),
             "How many clients may wait; never more than half of the descriptors that are left.",
+        ),
+        opt(
+            "notice",
+            millis(1, 24 * HOUR),
+            Set("off"),
+            "A client that waited longer than this is told so by a NOTICE once it is served, such as 5s; off tells\n\
+             nobody. Drivers take no notice before.",
+        ),
+    ],
+    shared: &[],
+    later: &[],
+};
+
+pub(super) static RATE: Section = Section {
+    name: "rate",
+    own: &[
+        opt(
+            "max",
+            count(0, CLIENTS_MAX),
+            Set("0"),
+            "Of one listener; further clients wait in the kernel (HAProxy's rate-limit sessions).",
+        ),
+        opt("per_client_max", count(0, CLIENTS_MAX), Set("0"), "Of one address; further ones are told 53300."),
+        opt(
+            "cancels_max",
+            count(0, CLIENTS_MAX),
+            Set("100"),
+            "Cancel requests of one address; further ones are dropped.",
         ),
     ],
     shared: &[],

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::allow::{self, Allow};
 use super::{owned, plain};
 use crate::config::diagnose::{At, nearest};
 use crate::config::fields::{Fields, Written};
@@ -46,6 +47,9 @@ pub(in crate::config) struct Policy {
     pub slowstart: Option<Written<Duration>>,
     pub clients_max: Option<u32>,
     pub close_on_down: Option<Close>,
+    pub drain: Option<Duration>,
+    pub allow: Option<Allow>,
+    pub rate: Option<Rate>,
     pub startup_timeout: Option<Duration>,
     pub freebind: Option<bool>,
     pub session_log: Option<SessionLog>,
@@ -57,13 +61,27 @@ pub(in crate::config) struct Policy {
 
 pub(in crate::config) enum Hold {
     Off,
-    On { timeout: Option<HoldTimeout>, max: Option<u32> },
+    On { timeout: Option<HoldTimeout>, max: Option<u32>, notice: Option<HoldNotice> },
 }
 
 #[derive(Clone, Copy)]
 pub(in crate::config) enum HoldTimeout {
     Auto,
     After(Duration),
+}
+
+#[derive(Clone, Copy)]
+pub(in crate::config) enum HoldNotice {
+    Never,
+    After(Duration),
+}
+
+/// `rate:`; `off` is three zeros.
+#[derive(Clone, Copy)]
+pub(in crate::config) struct Rate {
+    pub max: Option<u32>,
+    pub per_client_max: Option<u32>,
+    pub cancels_max: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -163,6 +181,9 @@ pub(super) fn read_policy(fields: &Fields<'_>) -> Policy {
         slowstart: fields.duration("slowstart"),
         clients_max: plain(fields.count("clients_max")),
         close_on_down: read_close_on_down(fields),
+        drain: read_drain(fields),
+        allow: allow::read(fields),
+        rate: read_rate(fields),
         startup_timeout: plain(fields.duration("startup_timeout")),
         freebind: plain(fields.switch("freebind")),
         session_log: plain(fields.word("session_log", &SessionLog::ALL.map(|log| (log.as_str(), log)))),
@@ -198,7 +219,60 @@ fn read_hold(fields: &Fields<'_>) -> Option<Hold> {
         _ => {}
     }
     let hold = fields.section("hold")?;
-    Some(Hold::On { timeout: read_hold_timeout(&hold), max: plain(hold.count("max")) })
+    let timeout = read_hold_timeout(&hold);
+    Some(Hold::On { timeout, max: plain(hold.count("max")), notice: read_hold_notice(&hold, timeout) })
+}
+
+fn read_hold_notice(hold: &Fields<'_>, timeout: Option<HoldTimeout>) -> Option<HoldNotice> {
+    let node = hold.node("notice")?;
+    match &node.data {
+        Data::Scalar(word) if is_off(word) => return Some(HoldNotice::Never),
+        Data::Scalar(word) if !word.starts_with(|c: char| c.is_ascii_digit()) && !word.trim().is_empty() => {
+            let sentence = format!("`notice` is `off` or a duration such as 5s, not `{word}`");
+            hold.sink().report(node.at, sentence);
+            return None;
+        }
+        _ => {}
+    }
+    let after = hold.duration("notice")?;
+    if let Some(HoldTimeout::After(limit)) = timeout
+        && after.value >= limit
+    {
+        let (notice, limit) = (quantity::show_duration(after.value), quantity::show_duration(limit));
+        let sentence = format!("nobody waits for {notice} with a `timeout` of {limit}: write less, or `notice: off`");
+        hold.sink().report(after.at, sentence);
+    }
+    Some(HoldNotice::After(after.value))
+}
+
+fn read_drain(fields: &Fields<'_>) -> Option<Duration> {
+    let node = fields.node("drain")?;
+    if matches!(&node.data, Data::Scalar(word) if is_off(word)) {
+        fields.sink().report(node.at, "to cut transactions at once, write `drain: 0s`");
+        return None;
+    }
+    plain(fields.duration("drain"))
+}
+
+fn read_rate(fields: &Fields<'_>) -> Option<Rate> {
+    let node = fields.node("rate")?;
+    match &node.data {
+        Data::Null => return None,
+        Data::Scalar(word) if is_off(word) => {
+            return Some(Rate { max: Some(0), per_client_max: Some(0), cancels_max: Some(0) });
+        }
+        Data::Scalar(word) => {
+            let sentence = format!(
+                "`rate` is `off` or a mapping such as {{ max: 200, per_client_max: 20, cancels_max: 100 }}, not `{word}`"
+            );
+            fields.sink().report(node.at, sentence);
+            return None;
+        }
+        _ => {}
+    }
+    let rate = fields.section("rate")?;
+    let count = |key| plain(rate.count(key));
+    Some(Rate { max: count("max"), per_client_max: count("per_client_max"), cancels_max: count("cancels_max") })
 }
 
 fn read_hold_timeout(hold: &Fields<'_>) -> Option<HoldTimeout> {

@@ -21,7 +21,7 @@ pub fn ms(n: u32) -> Duration {
 
 /// What a member answers to any check, after `takes`.
 #[derive(Debug, Clone)]
-struct Says {
+pub struct Says {
     status: CheckStatus,
     code: Option<u16>,
     takes: Duration,
@@ -29,7 +29,7 @@ struct Says {
 }
 
 impl Says {
-    fn code(code: u16) -> Says {
+    pub fn code(code: u16) -> Says {
         let status = if code == 200 { CheckStatus::L7Ok } else { CheckStatus::L7Sts };
         Says { status, code: Some(code), takes: ms(1), body: None }
     }
@@ -38,7 +38,7 @@ impl Says {
         Says { status: CheckStatus::L4Con, code: None, takes: ms(1), body: None }
     }
 
-    fn body(mut self, role: RestRole, timeline: u32) -> Says {
+    pub fn body(mut self, role: RestRole, timeline: u32) -> Says {
         let primary = role == RestRole::Primary;
         self.body = Some(RestAnswer {
             status: self.code.unwrap_or_default(),
@@ -59,8 +59,11 @@ impl Says {
     }
 }
 
-struct Bench {
-    router: Router,
+/// When, whom, which services (None: all), and why.
+pub type Closed = (u128, String, Option<Vec<String>>, Reason);
+
+pub struct Bench {
+    pub router: Router,
     zero: Instant,
     now: Instant,
     says: BTreeMap<(MemberName, String), Says>,
@@ -68,8 +71,10 @@ struct Bench {
     /// Check starts in ms since the beginning, by member and path.
     starts: Vec<(u128, String, String)>,
     turns: Vec<(u128, String, bool)>,
-    closed: Vec<(u128, String, Option<Vec<String>>, Reason)>,
-    routes: Arc<Routes>,
+    pub closed: Vec<Closed>,
+    /// Asked to end when idle.
+    pub drained: Vec<Closed>,
+    pub routes: Arc<Routes>,
     memory: Memory,
 }
 
@@ -77,7 +82,7 @@ pub fn timing(inter: u32, fast: u32, down: u32, rise: u32, fall: u32) -> CheckTi
     CheckTiming { inter: ms(inter), fastinter: ms(fast), downinter: ms(down), rise, fall, timeout: ms(3000) }
 }
 
-fn service(name: &str, role: Role, path: Option<&str>, timing: &CheckTiming) -> ServiceSpec {
+pub fn service(name: &str, role: Role, path: Option<&str>, timing: &CheckTiming) -> ServiceSpec {
     ServiceSpec {
         check: ServiceCheck { path: path.map(Into::into), timing: timing.clone(), ..ServiceCheck::default() },
         balance: Balance::RoundRobin,
@@ -85,7 +90,7 @@ fn service(name: &str, role: Role, path: Option<&str>, timing: &CheckTiming) -> 
     }
 }
 
-fn cluster(services: Vec<ServiceSpec>, members: u32) -> ClusterSpec {
+pub fn cluster(services: Vec<ServiceSpec>, members: u32) -> ClusterSpec {
     let member = |index: u32| {
         let api = ApiAddress { tls: false, at: HostPort::new(format!("10.0.0.{index}"), 8008) };
         let given = StaticMember { host: Some(api.at.host.clone()), api: Some(api), ..StaticMember::default() };
@@ -105,7 +110,7 @@ fn cluster(services: Vec<ServiceSpec>, members: u32) -> ClusterSpec {
 }
 
 impl Bench {
-    fn new(spec: ClusterSpec, says: &[(&str, Says)]) -> Bench {
+    pub fn new(spec: ClusterSpec, says: &[(&str, Says)]) -> Bench {
         let zero = clock::now();
         let router = Router::new(Arc::new(spec), Memory::default(), zero);
         let routes = router.routes().clone();
@@ -118,6 +123,7 @@ impl Bench {
             starts: Vec::new(),
             turns: Vec::new(),
             closed: Vec::new(),
+            drained: Vec::new(),
             routes,
             memory: Memory::default(),
         };
@@ -127,7 +133,7 @@ impl Bench {
     }
 
     /// An empty path is every path.
-    fn say(&mut self, member: &str, path: &str, what: Says) {
+    pub fn say(&mut self, member: &str, path: &str, what: Says) {
         self.says.insert((member.into(), path.to_owned()), what);
     }
 
@@ -135,12 +141,12 @@ impl Bench {
         (self.now - self.zero).as_millis()
     }
 
-    fn handle(&mut self, event: Event) {
+    pub fn handle(&mut self, event: Event) {
         self.router.handle(event, self.now);
         self.carry_out();
     }
 
-    fn order(&mut self, member: &str, order: Order) {
+    pub fn order(&mut self, member: &str, order: Order) {
         self.handle(Event::Order { member: member.into(), order });
     }
 
@@ -160,8 +166,10 @@ impl Bench {
                 }
                 Effect::Log(Transition::Check { member, up, .. }) => self.turns.push((at, member.to_string(), up)),
                 Effect::CloseSessions { member, services, reason } => {
-                    let services = services.map(|names| names.iter().map(ToString::to_string).collect());
-                    self.closed.push((at, member.to_string(), services, reason));
+                    self.closed.push((at, member.to_string(), words(services), reason));
+                }
+                Effect::DrainSessions { member, services, reason } => {
+                    self.drained.push((at, member.to_string(), words(services), reason));
                 }
                 Effect::PublishRoutes(routes) => self.routes = routes,
                 Effect::Remember(memory) => self.memory = memory,
@@ -171,7 +179,7 @@ impl Bench {
         assert_eq!(self.router.broken_invariant(), None);
     }
 
-    fn run_until(&mut self, at: u32) {
+    pub fn run_until(&mut self, at: u32) {
         let end = self.zero + ms(at);
         loop {
             let timer = self.router.poll_timeout().map(|(at, _)| at);
@@ -194,7 +202,7 @@ impl Bench {
         self.starts.iter().filter(|(_, name, _)| name == member).map(|(at, ..)| *at).collect()
     }
 
-    fn lead(&self) -> (Option<String>, Reason) {
+    pub fn lead(&self) -> (Option<String>, Reason) {
         let lead = self.router.snapshot().lead;
         (lead.open.map(|name| name.to_string()), lead.reason)
     }
@@ -202,6 +210,10 @@ impl Bench {
     fn closed_of(&self, member: &str) -> Vec<u128> {
         self.closed.iter().filter(|(_, name, ..)| name == member).map(|(at, ..)| *at).collect()
     }
+}
+
+fn words(names: Option<Vec<ServiceName>>) -> Option<Vec<String>> {
+    names.map(|names| names.iter().map(ToString::to_string).collect())
 }
 
 fn any(timing: &CheckTiming) -> ServiceSpec {
@@ -287,7 +299,7 @@ fn primary_and_replica(timing: &CheckTiming) -> Vec<ServiceSpec> {
     vec![service("primary", Role::Primary, None, timing), service("replica", Role::Replica, None, timing)]
 }
 
-fn roles(bench: &mut Bench, member: &str, leads: bool, timeline: u32) {
+pub fn roles(bench: &mut Bench, member: &str, leads: bool, timeline: u32) {
     let role = if leads { RestRole::Primary } else { RestRole::Replica };
     let code = |yes: bool| Says::code(if yes { 200 } else { 503 }).body(role, timeline);
     bench.say(member, "/primary", code(leads));
@@ -379,7 +391,7 @@ fn maintenance_closes_stops_checks_and_ends_with_a_success() {
     let mut bench = Bench::new(cluster(vec![any(&timing(1000, 500, 1000, 3, 3))], 1), &[("m1", Says::code(200))]);
     bench.run_until(1500);
     bench.order("m1", Order::State(AdminState::Maint));
-    assert_eq!(bench.closed, [(1500, "m1".to_owned(), None, Reason::Maintenance)]);
+    assert_eq!(bench.drained, [(1500, "m1".to_owned(), None, Reason::Maintenance)]);
     assert_eq!(bench.memory.orders.len(), 1);
     let before = bench.starts.len();
     bench.run_until(10_000);
