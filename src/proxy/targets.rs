@@ -141,6 +141,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn drained_fences_are_known_until_nobody_looks_at_them() {
+        let mut group = Group::default();
+        let slow = group.fence.clone();
+        for _ in 0..100 {
+            group.drain_fence();
+        }
+        assert_eq!(group.draining.len(), 2, "the slow one's, and the last");
+        let fences = group.take_fences();
+        assert!(fences.iter().any(|fence| Arc::ptr_eq(fence, &slow)));
+        assert_eq!((fences.len(), group.draining.len()), (3, 0));
+    }
+
+    #[test]
     fn members_that_come_and_go_for_years_do_not_pile_up_and_no_byte_is_lost() {
         let mut groups = Groups::default();
         let name = |number: usize| MemberName::from(format!("m{number}").as_str());
