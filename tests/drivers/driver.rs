@@ -25,6 +25,13 @@ pub struct Told {
     pub text: String,
 }
 
+impl Told {
+    /// The driver speaks for itself: without a SQLSTATE, or with 08003 of its own, as asyncpg does.
+    pub fn is_drivers_own(&self) -> bool {
+        self.code.as_deref().is_none_or(|code| code == "08003")
+    }
+}
+
 pub type Outcome = Result<(), Told>;
 
 /// Whom to connect to.
@@ -44,7 +51,13 @@ impl To {
         let hosts = vec!["127.0.0.1"; self.ports.len()].join(",");
         let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
         let sslmode = if self.tls { "require" } else { "disable" };
-        format!("host={hosts} port={} user={USER} dbname=postgres sslmode={sslmode}", ports.join(","))
+        let (ports, name) = (ports.join(","), self.name());
+        format!("host={hosts} port={ports} user={USER} dbname=postgres sslmode={sslmode} application_name={name}")
+    }
+
+    /// What servers know these sessions by.
+    pub fn name(&self) -> String {
+        format!("to-{}", self.ports[0])
     }
 }
 

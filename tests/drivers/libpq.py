@@ -1,16 +1,40 @@
-"""libpq as psycopg2 drives it, led line by line: an order in JSON comes in, what came of it goes out.
+"""libpq itself, led line by line: an order in JSON comes in, what came of it goes out.
 
 {"id": 1, "session": "s", "connect": "host=... port=..."}   {"id": 2, "session": "s", "run": "SELECT 1"}
-{"id": 3, "session": "s", "cancel": true}
+{"id": 3, "session": "s", "cancel": ""}
 
-{"id": 2}   well   {"id": 2, "code": "57P01", "text": "..."}   not, with the SQLSTATE if it is told one
+{"id": 2}   well   {"id": 2, "code": "57P01", "text": "..."}   not, with the SQLSTATE where there is one
+
+The library is called directly: psycopg2 2.9 keeps only the last result, which behind a FATAL is libpq's
+own "server closed the connection unexpectedly", without a SQLSTATE, whoever the words were from.
 """
+import ctypes
 import json
 import queue
 import sys
 import threading
 
-import psycopg2
+pq = ctypes.CDLL("libpq.so.5")
+for name, result, arguments in (
+    ("PQconnectdb", ctypes.c_void_p, [ctypes.c_char_p]),
+    ("PQstatus", ctypes.c_int, [ctypes.c_void_p]),
+    ("PQerrorMessage", ctypes.c_char_p, [ctypes.c_void_p]),
+    ("PQsendQuery", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
+    ("PQgetResult", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("PQresultStatus", ctypes.c_int, [ctypes.c_void_p]),
+    ("PQresultErrorField", ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int]),
+    ("PQresultErrorMessage", ctypes.c_char_p, [ctypes.c_void_p]),
+    ("PQclear", None, [ctypes.c_void_p]),
+    ("PQgetCancel", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("PQcancel", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]),
+    ("PQfreeCancel", None, [ctypes.c_void_p]),
+):
+    function = getattr(pq, name)
+    function.restype, function.argtypes = result, arguments
+
+CONNECTION_OK = 0
+PGRES_BAD_RESPONSE, PGRES_FATAL_ERROR = 5, 7
+PG_DIAG_SQLSTATE = ord("C")
 
 speaking = threading.Lock()
 sessions = {}
@@ -19,6 +43,10 @@ sessions = {}
 def say(order, **what):
     with speaking:
         print(json.dumps({"id": order["id"], **what}), flush=True)
+
+
+def text(words):
+    return (words or b"").decode(errors="replace")
 
 
 class Session(threading.Thread):
@@ -32,20 +60,33 @@ class Session(threading.Thread):
     def run(self):
         while True:
             order = self.orders.get()
-            try:
-                self.obey(order)
-                say(order)
-            except psycopg2.Error as error:
-                say(order, code=error.pgcode, text=str(error))
+            say(order, **(self.connect(order["connect"]) if "connect" in order else self.query(order["run"])))
 
-    def obey(self, order):
-        if "connect" in order:
-            self.connection = psycopg2.connect(order["connect"])
-            # BEGIN and COMMIT are written out.
-            self.connection.autocommit = True
-        else:
-            with self.connection.cursor() as cursor:
-                cursor.execute(order["run"])
+    def connect(self, to):
+        self.connection = pq.PQconnectdb(to.encode())
+        well = pq.PQstatus(self.connection) == CONNECTION_OK
+        return {} if well else {"text": text(pq.PQerrorMessage(self.connection))}
+
+    def query(self, sql):
+        """The first error counts; what libpq makes of the connection's end comes behind it."""
+        if not pq.PQsendQuery(self.connection, sql.encode()):
+            return {"text": text(pq.PQerrorMessage(self.connection))}
+        told = {}
+        while result := pq.PQgetResult(self.connection):
+            if not told and pq.PQresultStatus(result) in (PGRES_BAD_RESPONSE, PGRES_FATAL_ERROR):
+                told = {"text": text(pq.PQresultErrorMessage(result))}
+                code = pq.PQresultErrorField(result, PG_DIAG_SQLSTATE)
+                if code:
+                    told["code"] = text(code)
+            pq.PQclear(result)
+        return told
+
+    def cancel(self):
+        cancel = pq.PQgetCancel(self.connection)
+        why = ctypes.create_string_buffer(256)
+        well = pq.PQcancel(cancel, why, len(why))
+        pq.PQfreeCancel(cancel)
+        return {} if well else {"text": text(why.value)}
 
 
 for line in sys.stdin:
@@ -55,7 +96,6 @@ for line in sys.stdin:
         sessions[order["session"]].start()
     session = sessions[order["session"]]
     if "cancel" in order:
-        session.connection.cancel()
-        say(order)
+        say(order, **session.cancel())
     else:
         session.orders.put(order)

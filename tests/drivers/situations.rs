@@ -160,8 +160,12 @@ pub async fn noticed(stage: &Stage, drivers: &[Driver], table: &mut Table) {
     stage.have_primary(true).await;
     for waiting in waiting {
         let (session, driver) = waiting.await.expect("no panic");
+        let outcome = match &session {
+            Ok(session) => session.run("SELECT 1").await,
+            Err(told) => Err(told.clone()),
+        };
+        // By its first answer the driver has seen what came before it.
         let notices = session.as_ref().map(Session::notices).unwrap_or_default();
-        let outcome = session.map(|_| ());
         table.note("held, and served with a NOTICE", Asked::Served, &driver, &outcome);
         let tells = matches!(driver, Driver::TokioPostgres);
         assert!(!tells || notices.iter().any(|notice| notice.contains("waited")), "{notices:?}");
@@ -234,11 +238,16 @@ pub async fn leader_moves_under_tls(stage: &mut Stage, drivers: &[Driver], table
     stage.wake_sleepers().await;
 }
 
-/// Its backends go without a word; the router knows what they were at.
+/// Backends that wait for their client say so; those at work go without a word, and the router knows what
+/// they were at.
 pub async fn postmaster_killed(stage: &mut Stage, drivers: &[Driver], table: &mut Table) {
     let engaged = engage(stage, drivers, &stage.to("primary"), &ALL).await;
     stage.kill_leader();
-    note_all(table, "the postmaster is killed", engaged, Doing::asked).await;
+    let asked = |doing: Doing| match doing.is_busy() {
+        false => Asked::Code("57P01", "terminating connection due to unexpected postmaster exit"),
+        true => doing.asked(),
+    };
+    note_all(table, "the postmaster is killed", engaged, asked).await;
     stage.restart_leader().await;
 }
 
@@ -257,6 +266,7 @@ pub async fn taken_out(stage: &mut Stage, drivers: &[Driver], table: &mut Table)
     let finishing = engage(stage, drivers, &to, &[Doing::IdleInTransaction]).await;
     let engaged = engage(stage, drivers, &to, &ALL).await;
     stage.order("maint").await;
+    stage.until_none_idle(&to).await;
     drained(table, "maintenance is ordered", finishing, engaged).await;
     stage.wake_sleepers().await;
     stage.order("ready").await;
@@ -269,6 +279,7 @@ pub async fn router_ends(stage: &mut Stage, drivers: &[Driver], table: &mut Tabl
     let finishing = engage(stage, drivers, &to, &[Doing::IdleInTransaction]).await;
     let engaged = engage(stage, drivers, &to, &ALL).await;
     stage.router.terminate();
+    stage.until_none_idle(&to).await;
     drained(table, "the router ends", finishing, engaged).await;
     assert!(stage.router.exit(secs(30)).await.is_some_and(|status| status.success()), "the router does not end");
     stage.wake_sleepers().await;

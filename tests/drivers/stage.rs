@@ -118,6 +118,13 @@ impl Stage {
         until("sessions sleep", CONDITION_MAX, || self.leader().has(&sql)).await;
     }
 
+    /// No session to there is idle in the leader's server any more: a drain has begun.
+    pub async fn until_none_idle(&self, to: &To) {
+        let idle = format!("FROM pg_stat_activity WHERE state = 'idle' AND application_name = '{}'", to.name());
+        let sql = format!("SELECT 1 {idle} HAVING count(*) = 0");
+        until("idle sessions end", CONDITION_MAX, || self.leader().has(&sql)).await;
+    }
+
     /// Ends what still sleeps where nobody waits for it any more.
     pub async fn wake_sleepers(&self) {
         for server in &self.servers {

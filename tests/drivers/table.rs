@@ -27,7 +27,7 @@ pub enum Asked {
     Code(&'static str, &'static str),
     /// The same while connecting: libpq shows the words and keeps the SQLSTATE for itself.
     AtConnect(&'static str, &'static str),
-    /// The connection ends, and nobody can say why.
+    /// The connection ends in order, and nobody can say why.
     NoWords,
 }
 
@@ -36,7 +36,8 @@ impl Asked {
         match (self, outcome) {
             (Asked::Served, outcome) => outcome.is_ok(),
             (_, Ok(())) => false,
-            (Asked::NoWords, Err(told)) => told.code.as_deref().is_none_or(is_drivers_own),
+            (Asked::NoWords, Err(told)) => told.is_drivers_own() && !told.text.contains("reset by peer"),
+            (Asked::Code(..), Err(told)) if matches!(driver, Driver::Asyncpg(_)) => told.is_drivers_own(),
             (Asked::Code(code, text), Err(told)) => told.code.as_deref() == Some(code) && told.text.contains(text),
             (Asked::AtConnect(code, text), Err(told)) => {
                 let kept = matches!(driver, Driver::Libpq(_)) && told.code.is_none() && told.text.contains("FATAL:  ");
@@ -54,11 +55,6 @@ impl Asked {
     }
 }
 
-/// asyncpg calls a connection that ended 08003 by itself.
-fn is_drivers_own(code: &str) -> bool {
-    code == "08003"
-}
-
 impl Table {
     pub fn note(&mut self, situation: &str, asked: Asked, driver: &Driver, outcome: &Outcome) {
         let index = self.rows.iter().position(|row| row.situation == situation).unwrap_or_else(|| {
@@ -72,7 +68,7 @@ impl Table {
             self.rows.len() - 1
         });
         let row = &mut self.rows[index];
-        row.told.insert(driver.name(), shown(outcome));
+        row.told.insert(driver.name(), shown(outcome).to_owned());
         if !asked.is_fulfilled(driver, outcome) {
             row.complaints.push(format!("{}: {asked:?}, and it was {outcome:?}", driver.name()));
         }
@@ -88,26 +84,25 @@ impl Table {
     }
 }
 
-fn shown(outcome: &Outcome) -> String {
+fn shown(outcome: &Outcome) -> &str {
     match outcome {
-        Ok(()) => "served".to_owned(),
-        Err(told) => match &told.code {
-            Some(code) => code.clone(),
-            None if told.text.contains("FATAL:") => "its words".to_owned(),
-            None => "no words".to_owned(),
-        },
+        Ok(()) => "served",
+        Err(told) if told.is_drivers_own() && !told.text.contains("FATAL:  ") => "its own",
+        Err(told) => told.code.as_deref().unwrap_or("the text"),
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = ["libpq", "tokio-postgres", "asyncpg"];
-        writeln!(f, "{:<72} {:<10} {:<15} {:<10} asked", "situation", columns[0], columns[1], columns[2])?;
+        let width = self.rows.iter().map(|row| row.situation.len()).max().unwrap_or(0);
+        let [a, b, c] = columns;
+        writeln!(f, "{:<width$}  {a:<10} {b:<15} {c:<10} asked", "situation")?;
         for Row { situation, asked, told, .. } in &self.rows {
-            let cell = |name: &str| told.get(name).map_or("-", String::as_str);
-            let [libpq, tokio, asyncpg] = columns.map(cell);
-            writeln!(f, "{situation:<72} {libpq:<10} {tokio:<15} {asyncpg:<10} {asked}")?;
+            let [a, b, c] = columns.map(|name| told.get(name).map_or("-", String::as_str));
+            writeln!(f, "{situation:<width$}  {a:<10} {b:<15} {c:<10} {asked}")?;
         }
+        writeln!(f, "the text: libpq shows an error at connect without its SQLSTATE; its own: the driver's words")?;
         Ok(())
     }
 }

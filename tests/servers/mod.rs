@@ -6,16 +6,21 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
+use pgvane::runtime::clock;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 use crate::members::ports::Port;
 use crate::members::process::Process;
-use crate::members::{secs, until};
+use crate::members::secs;
 
+/// For a start or a stop on a busy machine.
+const START_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub const SUPERUSER: &str = "postgres";
 /// Small, quick to stop, and silent by itself: no background work changes what a client is told.
 const SETTINGS: &str = "listen_addresses = '127.0.0.1'
@@ -59,13 +64,27 @@ impl Postgres {
         Postgres::start(settings, "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n").await
     }
 
-    /// Starts on what the data folder holds.
+    /// Starts on what the data folder holds, when whoever stopped or was killed there is gone.
     pub async fn restart(&mut self) {
+        if let Some(old) = &mut self.process {
+            assert!(old.wait(START_MAX).await.is_some(), "PostgreSQL does not stop");
+        }
+        let deadline = clock::now() + START_MAX;
+        while self.client(SUPERUSER).await.is_err() {
+            assert!(clock::now() < deadline, "PostgreSQL does not start: {}", self.log());
+            // It refuses to start beside the last backends of a killed one.
+            if self.process.as_mut().is_none_or(|process| process.exited().is_some()) {
+                self.process = Some(self.launch());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn launch(&self) -> Process {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.program("postgres");
         command.arg("-D").arg(self.data()).stdout(log.try_clone().expect("a log file")).stderr(log);
-        self.process = Some(Process::start(&mut command));
-        until("PostgreSQL answers", secs(60), || async { self.client(SUPERUSER).await.is_ok() }).await;
+        Process::start(&mut command)
     }
 
     /// A file in its folder, readable by the server alone.
