@@ -2,8 +2,12 @@
 
 #[path = "proxy/bed.rs"]
 mod bed;
+#[path = "proxy/captured.rs"]
+mod captured;
 #[path = "proxy/close.rs"]
 mod close;
+#[path = "proxy/doors.rs"]
+mod doors;
 #[path = "proxy/hold.rs"]
 mod hold;
 #[path = "proxy/lines.rs"]
@@ -12,9 +16,13 @@ mod lines;
 mod listeners;
 #[path = "proxy/overlap.rs"]
 mod overlap;
+#[path = "proxy/peers.rs"]
+mod peers;
 #[path = "proxy/queue.rs"]
 mod queue;
 #[path = "proxy/reload.rs"]
 mod reload;
 #[path = "proxy/startup.rs"]
 mod startup;
+#[path = "proxy/strangers.rs"]
+mod strangers;

@@ -5,6 +5,7 @@
 //! in the queue, and its packet is sent to the next target.
 
 mod refusal;
+mod stranger;
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
 use super::protocol::startup::{self, FirstAnswer, Kind};
-use super::protocol::words;
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 
@@ -56,6 +56,24 @@ struct Server {
     guard: SessionGuard,
     slot: TargetSlot,
     permit: Option<Permit>,
+}
+
+/// Why there is no packet to act upon.
+enum Unheard {
+    None(NoRequest),
+    Ended(Reason),
+}
+
+impl From<NoRequest> for Unheard {
+    fn from(none: NoRequest) -> Unheard {
+        Unheard::None(none)
+    }
+}
+
+impl From<Reason> for Unheard {
+    fn from(reason: Reason) -> Unheard {
+        Unheard::Ended(reason)
+    }
 }
 
 enum Answer {
@@ -94,8 +112,16 @@ impl<'a> Handshake<'a> {
     /// Err is why the client ended without a session; it has been told what could be told.
     pub async fn run(mut self) -> Result<Established, Reason> {
         let mut server = None;
-        let mut request = self.first_request().await?;
+        let is_limited = self.comes_too_often();
+        let mut request = match self.first_request(is_limited).await {
+            Ok(request) => request,
+            Err(unheard) => return Err(self.turn_away(unheard).await),
+        };
         self.ticket = Ticket::new(clock::now(), self.source);
+        if is_limited {
+            let refusal = Refusal::of_address(self.record.peer(), self.ticket.arrived());
+            return Err(self.refuse(request, refusal).await);
+        }
         loop {
             if request.kind == Kind::Cancel {
                 drop(server);
@@ -117,7 +143,10 @@ impl<'a> Handshake<'a> {
                     self.client.tell(NO).await?;
                     self.ticket.answered();
                     self.record.enter(Stage::Request);
-                    request = self.next_request(&mut server, reached).await?;
+                    request = match self.next_request(&mut server, reached).await {
+                        Ok(request) => request,
+                        Err(unheard) => return Err(self.turn_away(unheard).await),
+                    };
                 }
                 Answer::Fenced(reason) => self.abandon(reached, reason),
                 Answer::Suspect(suspicion) => {
@@ -133,9 +162,16 @@ impl<'a> Handshake<'a> {
         &self.spec
     }
 
+    /// Every connection counts, those with cancel requests, too.
+    fn comes_too_often(&self) -> bool {
+        let max = self.spec().rate.per_client_max;
+        !self.service.connects.admits(&self.record.peer(), max, clock::now())
+    }
+
     /// A client that sends nothing holds nothing but its socket, and that not for long.
-    async fn first_request(&mut self) -> Result<Request, Reason> {
+    async fn first_request(&mut self, is_limited: bool) -> Result<Request, Unheard> {
         let limit = self.spec().startup_timeout;
+        let limit = if is_limited { limit.min(REFUSAL_TIMEOUT) } else { limit };
         let stopping = async {
             self.plumbing.stopping.cancelled().await;
             let until = Instant::from_std(clock::now() + STOPPING_TIMEOUT);
@@ -143,14 +179,14 @@ impl<'a> Handshake<'a> {
         };
         let outcome = tokio::select! {
             outcome = timeout(limit, self.client.next_request()) => outcome,
-            () = stopping => return Err(Reason::Shutdown),
+            () = stopping => return Err(Unheard::Ended(Reason::Shutdown)),
         };
-        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
+        Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
     }
 
     /// The packet after an 'N'. Meanwhile the server may go away, which costs nothing: the packet
     /// then goes to another.
-    async fn next_request(&mut self, server: &mut Option<Server>, reached: Server) -> Result<Request, Reason> {
+    async fn next_request(&mut self, server: &mut Option<Server>, reached: Server) -> Result<Request, Unheard> {
         let until = Instant::from_std(clock::now() + self.spec().startup_timeout);
         *server = Some(reached);
         let outcome = loop {
@@ -176,16 +212,24 @@ impl<'a> Handshake<'a> {
             kept.guard.finish(Reason::Unconfirmed);
             *server = None;
         }
-        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
+        Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
     }
 
-    async fn understood(&mut self, outcome: Result<Request, NoRequest>) -> Result<Request, Reason> {
-        if let Err(NoRequest::Malformed(startup::Malformed::Protocol { major, minor })) = outcome {
-            let message = format!("unsupported frontend protocol {major}.{minor}");
-            let words = words::fatal(words::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
-            self.client.tell(&words).await?;
+    /// A client that did not say what it wants. One that speaks something else is let down gently: what it
+    /// sent is read, so that it sees the end of the stream and not a reset.
+    async fn turn_away(self, unheard: Unheard) -> Reason {
+        let (why, malformed) = match unheard {
+            Unheard::Ended(why) => (why, None),
+            Unheard::None(NoRequest::Malformed(malformed)) => (Reason::StartupMalformed, Some(malformed)),
+            Unheard::None(none) => (none.reason(), None),
+        };
+        if let Some(malformed) = malformed {
+            let (service, client) = (&*self.service.name, self.record.peer());
+            let what = stranger::describe(malformed, &self.client.early);
+            tracing::debug!(target: "pgvane::session", service, %client, what, "a client does not speak PostgreSQL's startup protocol");
+            self.client.tell_and_close(&stranger::words(malformed)).await;
         }
-        outcome.map_err(|none| none.reason())
+        why
     }
 
     /// A connected server with a session opened on it.
@@ -302,7 +346,7 @@ impl<'a> Handshake<'a> {
         let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
         let unknown = (Reason::Unconfirmed, self.ticket.arrived());
         let (reason, since) = wait.or(failure).unwrap_or(unknown);
-        Unserved::Refused(Refusal { why, crowd, reason, since })
+        Unserved::Refused(Refusal { why, crowd, reason, since, address: None })
     }
 
     /// Sends one packet and waits for the first answer to it. Err: the client has gone.

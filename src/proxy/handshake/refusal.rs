@@ -1,9 +1,11 @@
 //! What a client is told that cannot be served.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::model::{Reason, ServiceSpec};
 use crate::proxy::hold::Crowd;
+use crate::proxy::peer::Peer;
 use crate::proxy::protocol::words;
 use crate::runtime::clock;
 
@@ -16,7 +18,7 @@ pub(super) enum Unserved {
 impl Unserved {
     pub fn local(since: Instant) -> Unserved {
         let (why, reason) = (Reason::NoDescriptors, Reason::NoDescriptors);
-        Unserved::Refused(Refusal { why, crowd: None, reason, since })
+        Unserved::Refused(Refusal { why, crowd: None, reason, since, address: None })
     }
 }
 
@@ -27,14 +29,25 @@ pub(super) struct Refusal {
     pub crowd: Option<Crowd>,
     pub reason: Reason,
     pub since: Instant,
+    /// Of a client that is sent away for it.
+    pub address: Option<IpAddr>,
 }
 
 impl Refusal {
+    /// It has had its share of the second.
+    pub fn of_address(peer: Peer, since: Instant) -> Refusal {
+        let (why, address) = (Reason::RateLimited, peer.ip());
+        Refusal { why, crowd: None, reason: why, since, address }
+    }
+
     pub fn words(&self, spec: &ServiceSpec, arrived: Instant) -> Vec<u8> {
         let now = clock::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         if self.why == Reason::NoDescriptors {
             return words::fatal(words::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+        }
+        if let Some(address) = self.address {
+            return too_often(spec, address);
         }
         if let Some(crowd) = self.crowd {
             return self.crowded(spec, crowd, seconds(arrived));
@@ -65,4 +78,13 @@ impl Refusal {
         let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
         words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
     }
+}
+
+fn too_often(spec: &ServiceSpec, address: IpAddr) -> Vec<u8> {
+    let (service, most) = (&spec.name, spec.rate.per_client_max);
+    let message = format!("too many connections from {address}");
+    let detail =
+        format!("Service {service}: {} (rate.per_client_max {most} a second).", Reason::RateLimited.sentence());
+    let hint = "Keep connections open for longer, or raise rate.per_client_max in the router's configuration.";
+    words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
 }
