@@ -138,7 +138,7 @@ async fn nobody_hangs_on_a_host_that_vanished() {
     let stage = vanishing::Stage::start().await;
     let open = async || stage.session(5433).await.unwrap();
     let (mut idle, mut asking, mut copying) = (open().await, open().await, open().await);
-    copying.query("copy t from stdin").await.unwrap();
+    copying.query("copy 0").await.unwrap();
     within("CopyInResponse", copying.until_message(b'G')).await.unwrap();
     let mut still_there = stage.session(5434).await.unwrap();
     stage.network.unplug("db");
@@ -194,4 +194,31 @@ async fn a_reader_that_does_not_read_costs_a_bounded_buffer() {
     assert!(grown < 4096, "{grown} kB");
     let read = within("all of it", slow.until_ready()).await.unwrap();
     assert!(read > MEGABYTES * 1024 * 1024, "{read}");
+}
+
+/// Neither a client that looks at the first page nor a server that waits for a lock has vanished, however
+/// much longer than `user_timeout` that takes. One that vanishes meanwhile has.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_read_for_a_while_is_not_dead() {
+    const PAUSE: Duration = Duration::from_secs(10);
+    let stage = vanishing::Stage::start().await;
+    let mut slow = stage.session(5433).await.unwrap();
+    let mut copying = stage.session(5433).await.unwrap();
+    let mut lost = stage.session(5433).await.unwrap();
+    slow.query("send 50").await.unwrap();
+    copying.query(&format!("copy {}", PAUSE.as_secs())).await.unwrap();
+    within("CopyInResponse", copying.until_message(b'G')).await.unwrap();
+    let ((), copied) = tokio::join!(tokio::time::sleep(PAUSE), within("the COPY", copying.copy(50)));
+    copied.unwrap();
+    let read = within("all of it", slow.until_ready()).await.unwrap_or_else(|error| panic!("{error}{}", stage.log()));
+    assert!(read > 50 * 1024 * 1024, "{read}");
+    drop((slow, copying));
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 1).await);
+    lost.query("send 50").await.unwrap();
+    // Its own buffers and the router's are full by then.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stage.network.unplug("cl");
+    let began = clock::now();
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 0).await, "its server is let go");
+    eprintln!("a client that did not read vanished: let go after {:.1} s", began.elapsed().as_secs_f64());
 }

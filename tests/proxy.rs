@@ -8,6 +8,8 @@ mod captured;
 mod close;
 #[path = "proxy/doors.rs"]
 mod doors;
+#[path = "proxy/drain.rs"]
+mod drain;
 #[path = "proxy/hold.rs"]
 mod hold;
 #[path = "proxy/lines.rs"]
@@ -22,7 +24,11 @@ mod peers;
 mod queue;
 #[path = "proxy/reload.rs"]
 mod reload;
+#[path = "proxy/speaker.rs"]
+mod speaker;
 #[path = "proxy/startup.rs"]
 mod startup;
 #[path = "proxy/strangers.rs"]
 mod strangers;
+#[path = "proxy/words.rs"]
+mod words;

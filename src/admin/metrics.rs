@@ -62,6 +62,7 @@ struct Page {
     sessions: IntCounterVec,
     closed: IntCounterVec,
     refused: IntCounterVec,
+    client_errors: IntCounterVec,
     holds: IntCounterVec,
     hold_seconds: CounterVec,
     bytes: IntCounterVec,
@@ -195,6 +196,11 @@ impl Page {
                 "Clients that never reached a server, by reason.",
                 &["cluster", "service", "reason"],
             )?,
+            client_errors: counts(
+                "pgvane_client_errors_total",
+                "Errors that clients were told by the router itself, by SQLSTATE.",
+                &["cluster", "service", "sqlstate"],
+            )?,
             holds: counts("pgvane_holds_total", "Clients that had to wait.", &service)?,
             hold_seconds: seconds("pgvane_hold_seconds_total", "Time spent waiting.", &service)?,
             bytes: counts("pgvane_bytes_total", "Bytes forwarded.", &["cluster", "service", "direction"])?,
@@ -315,6 +321,9 @@ impl Page {
         }
         for (reason, count) in &counted.refused {
             self.refused.with_label_values(&with(reason.as_str())).inc_by(*count);
+        }
+        for (sqlstate, count) in &counted.told {
+            self.client_errors.with_label_values(&with(sqlstate)).inc_by(*count);
         }
         for (suspicion, count) in &counted.connects_failed {
             self.connects_failed.with_label_values(&with(suspicion.reason().as_str())).inc_by(*count);

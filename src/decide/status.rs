@@ -167,6 +167,8 @@ pub struct ServiceSnapshot {
     pub closed: Vec<(Reason, u64)>,
     /// Clients that ended without an answer from a server, by why.
     pub refused: Vec<(Reason, u64)>,
+    /// Errors that clients were told by the router itself, by SQLSTATE.
+    pub told: Vec<(&'static str, u64)>,
     /// Startups that were sent to another target, or to the same one again.
     pub replays_total: u64,
     pub cancels_total: u64,

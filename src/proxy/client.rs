@@ -22,7 +22,10 @@ const WORDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a client to close after it was told why; closing with its bytes unread would reset the
 /// connection and take the words away from it.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Thrown away meanwhile of a client that goes on sending, such as one in the middle of a COPY.
+const GOODBYE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const READ_BYTES: usize = 2048;
+const DISCARD_BYTES: usize = 16 * 1024;
 
 /// The other side says no to encryption.
 pub const NO: &[u8] = b"N";
@@ -115,16 +118,9 @@ impl Client {
 
     /// Last words, and time to read them.
     pub async fn tell_and_close(mut self, words: &[u8]) {
-        if self.tell(words).await.is_err() || SockRef::from(&self.stream).shutdown(Shutdown::Write).is_err() {
-            return;
+        if self.tell(words).await.is_ok() {
+            await_goodbye(self.stream).await;
         }
-        let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
-        let until_eof = async {
-            while self.read_more().await.is_ok() {
-                self.early.clear();
-            }
-        };
-        let _ = tokio::time::timeout_at(deadline, until_eof).await;
     }
 
     /// The socket, and what was read and not yet passed on.
@@ -133,13 +129,39 @@ impl Client {
     }
 }
 
-/// FIN rather than RST, as far as the client has not just sent something: what it sent and nobody
+/// Last words for a client whose session was cut. False: it has no room for them, and goes without.
+pub fn tell_at_once(client: &TcpStream, words: &[u8]) -> bool {
+    matches!(client.try_write(words), Ok(n) if n == words.len())
+}
+
+/// FIN, and time for the client to read what it was told and to close: at a close with unread bytes the
+/// kernel sends RST, which may take the words away.
+pub async fn await_goodbye(client: TcpStream) {
+    if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
+    let until_eof = async {
+        let mut left = GOODBYE_BYTES_MAX;
+        while left > 0 && client.readable().await.is_ok() {
+            let mut chunk = [0; DISCARD_BYTES];
+            match client.try_read(&mut chunk) {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout_at(deadline, until_eof).await;
+}
+
+/// FIN rather than RST, as far as the other side has not just sent something: what it sent and nobody
 /// will read is thrown away first.
-pub fn close_politely(client: TcpStream) {
-    let _ = SockRef::from(&client).shutdown(Shutdown::Write);
+pub fn close_politely(stream: TcpStream) {
+    let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
     let mut chunk = [0; READ_BYTES];
     for _ in 0..EARLY_BYTES_MAX / READ_BYTES {
-        if !matches!(client.try_read(&mut chunk), Ok(1..)) {
+        if !matches!(stream.try_read(&mut chunk), Ok(1..)) {
             break;
         }
     }

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::decide::Suspicion;
 use crate::model::Reason;
 
-use super::client::close_politely;
+use super::client::{await_goodbye, close_politely, tell_at_once};
 use super::connect::{Connector, reset_on_close};
 use super::handshake::{Established, Handshake};
+use super::parting::Parting;
 use super::peer::Peer;
-use super::relay::{End, relay};
+use super::relay::{End, Ended, relay};
 use super::service::Slot;
 use super::session_log::Record;
 use super::sessions::{Registry, Service};
@@ -41,12 +42,19 @@ pub async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer:
     match outcome {
         Ok(mut established) => {
             record.relays(established.guard.counters());
-            let end = relay(&mut established).await;
-            let client = close_server(&plumbing, &service, *established, &end, &mut record);
-            drop(record);
+            let ended = relay(&mut established).await;
+            let (client, parting) = close_server(&plumbing, &service, *established, ended, &mut record);
+            // The goodbye may take a while; what it held is free from now on.
+            drop((record, slot));
             // Of many that are cut at once, all servers are let go before the first goodbye.
             tokio::task::yield_now().await;
-            close_politely(client);
+            match parting {
+                Some(parting) if tell_at_once(&client, &parting.words(&service.name)) => {
+                    service.counters.told.add(parting.sqlstate());
+                    await_goodbye(client).await;
+                }
+                _ => close_politely(client),
+            }
         }
         Err(reason) => {
             service.counters.refused.add(reason);
@@ -68,19 +76,20 @@ async fn handshake(
     }
 }
 
-/// Ends the server's side and the session; the client is left to be told.
+/// Ends the server's side and the session; the client is left to be told, if there is something to tell.
 fn close_server(
     plumbing: &Plumbing,
     service: &Service,
     established: Established,
-    end: &End,
+    ended: Ended,
     record: &mut Record,
-) -> TcpStream {
-    let Established { client, server, mut guard, .. } = established;
-    let reason = match end {
+) -> (TcpStream, Option<Parting>) {
+    let Established { client, server, mut guard, conversation, .. } = established;
+    let Ended { how, can_be_told } = ended;
+    let reason = match &how {
         End::ClientClosed => Reason::ClientClosed,
         End::ServerClosed => Reason::ServerClosed,
-        End::Cut(reason) => *reason,
+        End::Cut(reason) | End::Drained(reason) => *reason,
         End::ClientError(_) => Reason::ClientError,
         End::ServerError(error) => {
             if error.kind() == io::ErrorKind::ConnectionReset {
@@ -91,14 +100,23 @@ fn close_server(
             Reason::ServerError
         }
     };
-    // A COMMIT that waits in the socket must not reach a server that was taken away; a FIN would
-    // still deliver it. A shutdown of the router takes no server away.
-    if matches!(end, End::Cut(reason) if *reason != Reason::Shutdown) {
-        reset_on_close(&server);
+    let is_over = matches!(how, End::ClientClosed | End::ClientError(_));
+    let parting = (can_be_told && !is_over).then(|| {
+        let (standing, member) = (conversation.standing(), guard.target().member.clone());
+        Parting { reason, standing, member }
+    });
+    match how {
+        // A COMMIT that waits in the socket must not reach a server that was taken away; a FIN would
+        // still deliver it. A shutdown of the router takes no server away.
+        End::Cut(reason) if reason != Reason::Shutdown => {
+            reset_on_close(&server);
+            drop(server);
+        }
+        End::Drained(_) => close_politely(server),
+        _ => drop(server),
     }
-    drop(server);
     record.end(reason, guard.bytes());
     guard.finish(reason);
     drop(guard);
-    client
+    (client, parting)
 }

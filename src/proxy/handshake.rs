@@ -4,14 +4,13 @@
 //! down, starting or closing costs the client time and not its connection: it goes back to its place
 //! in the queue, and its packet is sent to the next target.
 
+mod answer;
 mod refusal;
 mod stranger;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,15 +20,18 @@ use crate::model::{Reason, Role, ServiceSpec};
 use crate::runtime::clock;
 
 use super::cancel;
-use super::client::{Client, NO, NoRequest, Request};
+use super::client::{Client, NO, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
-use super::protocol::startup::{self, FirstAnswer, Kind};
+use super::protocol::conversation::Conversation;
+use super::protocol::startup::Kind;
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 
+use answer::{Answer, exchange};
 use refusal::{Refusal, Unserved};
+use stranger::Unheard;
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,15 +39,18 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For the first packet of a client that had connected just before the router began to stop.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
-const READ_BYTES: usize = 4096;
 
 /// A client and a server that has answered it.
 pub struct Established {
     pub client: TcpStream,
     pub server: TcpStream,
     pub guard: SessionGuard,
+    /// What the session is doing, as its bytes tell.
+    pub conversation: Conversation,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    /// For the client to hear once it is let in.
+    pub notice: Option<Box<[u8]>>,
     /// Given back when all of this is dropped.
     pub slot: TargetSlot,
 }
@@ -58,35 +63,6 @@ struct Server {
     permit: Option<Permit>,
 }
 
-/// Why there is no packet to act upon.
-enum Unheard {
-    None(NoRequest),
-    Ended(Reason),
-}
-
-impl From<NoRequest> for Unheard {
-    fn from(none: NoRequest) -> Unheard {
-        Unheard::None(none)
-    }
-}
-
-impl From<Reason> for Unheard {
-    fn from(reason: Reason) -> Unheard {
-        Unheard::Ended(reason)
-    }
-}
-
-enum Answer {
-    /// To be passed on; the rest is between client and server.
-    Relay(Vec<u8>),
-    /// No encryption; the client's next packet follows.
-    No,
-    /// The target was taken away.
-    Fenced(Reason),
-    /// It cannot serve now.
-    Suspect(Suspicion),
-}
-
 pub struct Handshake<'a> {
     plumbing: &'a Plumbing,
     service: &'a Arc<Service>,
@@ -97,6 +73,8 @@ pub struct Handshake<'a> {
     source: u64,
     client: Client,
     ticket: Ticket,
+    /// What it was held for at first.
+    held_for: Option<Reason>,
     /// The last thing that went wrong with a target.
     failure: Option<Suspicion>,
     connects_failed: u32,
@@ -106,7 +84,8 @@ impl<'a> Handshake<'a> {
     pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
         let source = client_hash(&record.peer().hash_bytes());
         let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now(), source), service.spec());
-        Handshake { plumbing, service, spec, record, source, client, ticket, failure: None, connects_failed: 0 }
+        let (held_for, failure, connects_failed) = (None, None, 0);
+        Handshake { plumbing, service, spec, record, source, client, ticket, held_for, failure, connects_failed }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
@@ -137,7 +116,7 @@ impl<'a> Handshake<'a> {
             };
             let answer = self.ask(&mut reached, &request).await?;
             match reached.guard.fence().reason().map_or(answer, Answer::Fenced) {
-                Answer::Relay(bytes) => return Ok(self.established(reached, bytes)),
+                Answer::Relay(bytes) => return Ok(self.established(reached, request.kind, bytes)),
                 Answer::No => {
                     reached.permit = None;
                     self.client.tell(NO).await?;
@@ -213,23 +192,6 @@ impl<'a> Handshake<'a> {
             *server = None;
         }
         Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
-    }
-
-    /// A client that did not say what it wants. One that speaks something else is let down gently: what it
-    /// sent is read, so that it sees the end of the stream and not a reset.
-    async fn turn_away(self, unheard: Unheard) -> Reason {
-        let (why, malformed) = match unheard {
-            Unheard::Ended(why) => (why, None),
-            Unheard::None(NoRequest::Malformed(malformed)) => (Reason::StartupMalformed, Some(malformed)),
-            Unheard::None(none) => (none.reason(), None),
-        };
-        if let Some(malformed) = malformed {
-            let (service, client) = (&*self.service.name, self.record.peer());
-            let what = stranger::describe(malformed, &self.client.early);
-            tracing::debug!(target: "pgvane::session", service, %client, what, "a client does not speak PostgreSQL's startup protocol");
-            self.client.tell_and_close(&stranger::words(malformed)).await;
-        }
-        why
     }
 
     /// A connected server with a session opened on it.
@@ -316,6 +278,7 @@ impl<'a> Handshake<'a> {
     async fn hold(&mut self, mut place: Place) -> Result<Verdict, Unserved> {
         let removal = self.service.removal();
         self.record.waits_behind(place.ahead);
+        self.held_for.get_or_insert(self.waits_for().0);
         let mut forgive_at = self.ticket.failed_in.take().map(|_| Instant::from_std(clock::now() + RETRY_PAUSE));
         loop {
             let until = match place.patience() {
@@ -341,12 +304,16 @@ impl<'a> Handshake<'a> {
 
     /// What this client waited for in vain, as known now.
     fn refusal(&self, why: Reason, crowd: Option<Crowd>) -> Unserved {
+        let (reason, since) = self.waits_for();
+        Unserved::Refused(Refusal { why, crowd, reason, since, address: None })
+    }
+
+    /// Why there is no target for this client, and since when.
+    fn waits_for(&self) -> (Reason, std::time::Instant) {
         let routes = self.plumbing.registry.routes();
         let wait = routes.service(&self.spec().name).and_then(|routes| routes.wait);
         let failure = self.failure.map(|suspicion| (suspicion.reason(), self.ticket.arrived()));
-        let unknown = (Reason::Unconfirmed, self.ticket.arrived());
-        let (reason, since) = wait.or(failure).unwrap_or(unknown);
-        Unserved::Refused(Refusal { why, crowd, reason, since, address: None })
+        wait.or(failure).unwrap_or((Reason::Unconfirmed, self.ticket.arrived()))
     }
 
     /// Sends one packet and waits for the first answer to it. Err: the client has gone.
@@ -370,12 +337,22 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    fn established(self, server: Server, to_client: Vec<u8>) -> Established {
+    fn established(self, server: Server, asked: Kind, to_client: Vec<u8>) -> Established {
+        let is_readable = asked == Kind::Startup;
+        let conversation = if is_readable { Conversation::plaintext() } else { Conversation::encrypted() };
+        let notice = if is_readable { self.hold_notice() } else { None };
         let (client, to_server) = self.client.into_parts();
         let Server { stream, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
-        Established { client, server: stream, guard, to_client, to_server, slot }
+        Established { client, server: stream, guard, conversation, to_client, to_server, notice, slot }
+    }
+
+    /// A client that did not get its server at once may be told why.
+    fn hold_notice(&self) -> Option<Box<[u8]>> {
+        let waited = self.ticket.held(clock::now())?;
+        let is_long = self.spec().hold_notice.is_some_and(|least| waited >= least);
+        is_long.then(|| refusal::waited(self.spec(), self.held_for.unwrap_or(Reason::Unconfirmed), waited))
     }
 
     /// Nothing of this server has reached the client: it can be served by another.
@@ -432,6 +409,7 @@ impl<'a> Handshake<'a> {
             };
         }
         let words = refusal.words(self.spec(), self.ticket.arrived());
+        self.service.counters.told.add(refusal.sqlstate());
         self.client.tell_and_close(&words).await;
         refusal.why
     }
@@ -440,42 +418,4 @@ impl<'a> Handshake<'a> {
 /// It took the connect, and is starting or stopping.
 fn is_startup(suspicion: Suspicion) -> bool {
     matches!(suspicion, Suspicion::StartupRejected | Suspicion::StartupEof)
-}
-
-/// Err: the server closed or reset without an answer.
-async fn exchange(server: &mut TcpStream, request: &Request) -> io::Result<Answer> {
-    server.write_all(&request.bytes).await?;
-    match request.kind {
-        Kind::Ssl | Kind::GssEnc => match server.read_u8().await? {
-            b'N' => Ok(Answer::No),
-            other => Ok(Answer::Relay(vec![other])),
-        },
-        Kind::Startup => read_first_message(server).await,
-        Kind::DirectTls | Kind::Cancel => {
-            let mut bytes = vec![0; READ_BYTES];
-            let n = server.read(&mut bytes).await?;
-            bytes.truncate(n);
-            Ok(Answer::Relay(bytes))
-        }
-    }
-}
-
-async fn read_first_message(server: &mut TcpStream) -> io::Result<Answer> {
-    let mut bytes = Vec::new();
-    loop {
-        match startup::first_answer(&bytes) {
-            FirstAnswer::Other => return Ok(Answer::Relay(bytes)),
-            FirstAnswer::CannotConnectNow => return Ok(Answer::Suspect(Suspicion::StartupRejected)),
-            FirstAnswer::Incomplete if bytes.len() > startup::FIRST_ANSWER_BYTES_MAX => {
-                return Ok(Answer::Relay(bytes));
-            }
-            FirstAnswer::Incomplete => {}
-        }
-        match server.read_buf(&mut bytes).await {
-            Ok(0) | Err(_) if !bytes.is_empty() => return Ok(Answer::Relay(bytes)),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

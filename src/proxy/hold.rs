@@ -62,6 +62,11 @@ impl Ticket {
         self.arrived
     }
 
+    /// How long ago it began to wait, if it was for a target, and not only for a slot at one.
+    pub fn held(&self, now: Instant) -> Option<Duration> {
+        self.waits_since.filter(|_| self.was_held).map(|since| now.saturating_duration_since(since))
+    }
+
     fn asker(&self) -> Asker {
         Asker { client: self.client, tried: self.tried.clone(), failed_in: self.failed_in }
     }

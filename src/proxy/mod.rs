@@ -8,10 +8,12 @@ pub mod cancel;
 pub mod client;
 pub mod connect;
 pub mod connection;
+pub mod fence;
 pub mod handshake;
 pub mod hold;
 pub mod listener;
 pub mod listeners;
+mod parting;
 pub mod peer;
 pub mod protocol;
 pub mod rates;
@@ -19,6 +21,7 @@ pub mod relay;
 pub mod service;
 pub mod session_log;
 pub mod sessions;
+mod stall;
 pub mod stats;
 pub mod suspects;
 pub mod targets;
@@ -172,10 +175,11 @@ impl Plane {
         self.connections.close();
     }
 
-    /// Waits until the last client has gone, at most `limit`, then ends the rest. Returns how many
-    /// sessions were cut.
+    /// Asks every session to end as soon as it is idle, waits until the last client has gone, at most
+    /// `limit`, then ends the rest. Returns how many sessions were cut.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.stop_accepting();
+        self.plumbing.registry.drain_all(Reason::Shutdown);
         let until = |limit| Instant::from_std(clock::now() + limit);
         if timeout_at(until(limit), self.connections.wait()).await.is_ok() {
             return 0;
@@ -185,5 +189,11 @@ impl Plane {
         self.plumbing.registry.close_all(Reason::Shutdown);
         let _ = timeout_at(until(CLOSE_TIMEOUT), self.connections.wait()).await;
         cut
+    }
+
+    /// Closes the listeners and waits until the last client has gone by itself.
+    pub async fn outlast(&self) {
+        self.stop_accepting();
+        self.connections.wait().await;
     }
 }

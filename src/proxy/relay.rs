@@ -4,6 +4,9 @@
 //! did not take is kept, and then nothing more is read from there. So one session holds at most
 //! [`CHUNK_BYTES`] each way, and an idle one none. Bulk transfer by splice would replace
 //! [`Lane::poll_step`] and nothing else.
+//!
+//! The session's [`Conversation`] is told every byte that was written, and no other: what it says of the
+//! session holds for both ends, whatever was read and not passed on.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -21,8 +24,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::model::Reason;
 use crate::runtime::clock;
 
+use super::fence::Fence;
 use super::handshake::Established;
-use super::sessions::Fence;
+use super::protocol::conversation::{Conversation, Hearing, Standing};
+use super::sessions::SessionGuard;
+use super::stall::Stalls;
 
 /// The most that is read at once, and the most that is kept when the other side is slow.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -33,67 +39,150 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 
+/// Terminate, the goodbye of a client.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
 /// How a relay ended.
 #[derive(Debug)]
 pub enum End {
     /// Both sides said goodbye; this one first.
     ClientClosed,
+    /// It said goodbye first, or it went without a word that its client could have had.
     ServerClosed,
     Cut(Reason),
+    /// Asked to end, it was idle. Its server was told goodbye.
+    Drained(Reason),
     ClientError(io::Error),
     ServerError(io::Error),
 }
 
+/// The end, and whether the client can be told something that it has not heard yet: it has said no
+/// goodbye itself, and stands between two messages of its server.
+#[derive(Debug)]
+pub struct Ended {
+    pub how: End,
+    pub can_be_told: bool,
+}
+
 /// Relays until both directions are done or one breaks. What the handshake read before goes first.
-pub async fn relay(established: &mut Established) -> End {
-    let Established { client, server, guard, to_client, to_server, .. } = established;
-    let mut up = Lane::starting_with(std::mem::take(to_server));
-    let mut down = Lane::starting_with(std::mem::take(to_client));
-    let fence = guard.fence().clone();
-    let mut cut = pin!(fence.next_close());
+pub async fn relay(established: &mut Established) -> Ended {
+    let fence = established.guard.fence().clone();
+    let mut change = pin!(fence.next_change());
     let mut watched_by: Option<Waker> = None;
-    let mut server_closed_first = false;
     let mut patience: Option<Pin<Box<Sleep>>> = None;
-    poll_fn(|cx| {
-        // The close of a fence is awaited once per waker, not locked at every turn.
+    let mut stalls = Stalls::default();
+    let mut relay = Relay::new(established, &fence);
+    let how = poll_fn(|cx| {
+        // A change of the fence is awaited once per waker, not locked at every turn.
         if watched_by.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-            let _ = cut.as_mut().poll(cx);
+            let _ = change.as_mut().poll(cx);
             watched_by = Some(cx.waker().clone());
         }
-        loop {
-            if let Some(reason) = fence.reason() {
-                return Poll::Ready(End::Cut(reason));
-            }
-            let upward = up.poll_step(cx, client, server, &fence);
-            let downward = down.poll_step(cx, server, client, &fence);
-            // Before anything returns: a broken session's bytes count, too.
-            guard.add_to_server(up.take_moved());
-            guard.add_to_client(down.take_moved());
-            match (&upward, &downward) {
-                (Poll::Ready(Err(broken)), _) => return Poll::Ready(broken.end(Side::Client)),
-                // After a client's goodbye a server may well reset: it does when something was left unread.
-                (_, Poll::Ready(Err(Broken::Read(_)))) if up.is_done() => return Poll::Ready(End::ClientClosed),
-                (_, Poll::Ready(Err(broken))) => return Poll::Ready(broken.end(Side::Server)),
-                _ => {}
-            }
-            if up.is_done() && down.is_done() {
-                return Poll::Ready(if server_closed_first { End::ServerClosed } else { End::ClientClosed });
-            }
-            if down.is_done() && patience.is_none() {
-                server_closed_first = !up.is_done();
-                let until = Instant::from_std(clock::now() + AFTER_SERVER_EOF_MAX);
-                patience = Some(Box::pin(sleep_until(until)));
-            }
-            if upward.is_pending() && downward.is_pending() {
-                break;
-            }
+        if relay.draining.is_none() && fence.draining().is_some() {
+            // That was one change; the next one is the close.
+            change.set(fence.next_change());
+            let _ = change.as_mut().poll(cx);
+            relay.draining = fence.draining();
+        }
+        if let Poll::Ready(end) = relay.poll(cx) {
+            return Poll::Ready(end);
+        }
+        let (to_server, to_client) = relay.guard.bytes();
+        stalls.poll(cx, [(&*relay.server, to_server), (&*relay.client, to_client)]);
+        if relay.down.shut && patience.is_none() {
+            let until = Instant::from_std(clock::now() + AFTER_SERVER_EOF_MAX);
+            patience = Some(Box::pin(sleep_until(until)));
         }
         match &mut patience {
             Some(patience) => patience.as_mut().poll(cx).map(|()| End::ServerClosed),
             None => Poll::Pending,
         }
     })
-    .await
+    .await;
+    Ended { how, can_be_told: relay.can_tell_client() }
+}
+
+/// Both directions of one session.
+struct Relay<'a> {
+    client: &'a mut TcpStream,
+    server: &'a mut TcpStream,
+    guard: &'a mut SessionGuard,
+    conversation: &'a mut Conversation,
+    fence: &'a Fence,
+    up: Lane,
+    down: Lane,
+    /// Why it is to end as soon as it is idle.
+    draining: Option<Reason>,
+    server_closed_first: bool,
+}
+
+impl<'a> Relay<'a> {
+    fn new(established: &'a mut Established, fence: &'a Fence) -> Relay<'a> {
+        let Established { client, server, guard, conversation, to_client, to_server, notice, .. } = established;
+        let up = Lane::new(Way::ToServer, std::mem::take(to_server), None);
+        let mut down = Lane::new(Way::ToClient, Vec::new(), notice.take());
+        down.keep(std::mem::take(to_client), conversation);
+        Relay { client, server, guard, conversation, fence, up, down, draining: None, server_closed_first: false }
+    }
+
+    /// Goes on until it would have to wait, or to the end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Some(reason) = self.fence.reason() {
+                return Poll::Ready(End::Cut(reason));
+            }
+            if let Some(reason) = self.draining
+                && self.is_idle()
+            {
+                return Poll::Ready(self.take_leave(cx, reason));
+            }
+            // Its client is told, instead of being left with half a connection.
+            if self.down.has_passed_all_on() && self.can_tell_client() {
+                return Poll::Ready(End::ServerClosed);
+            }
+            let upward = self.up.poll_step(cx, self.client, self.server, self.fence, self.conversation);
+            let downward = self.down.poll_step(cx, self.server, self.client, self.fence, self.conversation);
+            // Before anything returns: a broken session's bytes count, too.
+            self.guard.add_to_server(self.up.take_moved());
+            self.guard.add_to_client(self.down.take_moved());
+            if let Some(key) = self.conversation.take_key() {
+                self.guard.owns_key(key);
+            }
+            match (&upward, &downward) {
+                (Poll::Ready(Err(broken)), _) => return Poll::Ready(broken.end(Side::Client)),
+                // After a client's goodbye a server may well reset: it does when something was left unread.
+                (_, Poll::Ready(Err(Broken::Read(_)))) if self.up.shut => return Poll::Ready(End::ClientClosed),
+                (_, Poll::Ready(Err(broken))) => return Poll::Ready(broken.end(Side::Server)),
+                _ => {}
+            }
+            self.server_closed_first |= self.down.shut && !self.up.shut;
+            if self.up.shut && self.down.shut {
+                return Poll::Ready(if self.server_closed_first { End::ServerClosed } else { End::ClientClosed });
+            }
+            if upward.is_pending() && downward.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Nothing is lost with it but the connection. What its server said last has reached the client.
+    fn is_idle(&self) -> bool {
+        self.down.pending.is_empty() && self.conversation.is_idle()
+    }
+
+    /// An orderly end for a server that nobody took away. Not as the client's own goodbye: it is still to be
+    /// told.
+    fn take_leave(&mut self, cx: &mut Context<'_>, reason: Reason) -> End {
+        match poll_write(cx, self.server, TERMINATE, self.fence) {
+            Poll::Ready(Err(Broken::Cut(reason))) => End::Cut(reason),
+            // A server that did not take it sees the end of the stream.
+            _ => End::Drained(reason),
+        }
+    }
+
+    fn can_tell_client(&self) -> bool {
+        !self.up.read_all && !self.down.shut && self.conversation.hearing() == Hearing::Open
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -123,27 +212,37 @@ impl Broken {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Way {
+    ToServer,
+    ToClient,
+}
+
 /// One direction.
 struct Lane {
+    way: Way,
     /// Read, not written yet.
     pending: Vec<u8>,
     written: usize,
+    /// Goes behind the server's AuthenticationOk.
+    notice: Option<Box<[u8]>>,
     read_all: bool,
     shut: bool,
     moved: usize,
 }
 
 impl Lane {
-    fn starting_with(pending: Vec<u8>) -> Lane {
-        Lane { pending, written: 0, read_all: false, shut: false, moved: 0 }
-    }
-
-    fn is_done(&self) -> bool {
-        self.shut
+    fn new(way: Way, pending: Vec<u8>, notice: Option<Box<[u8]>>) -> Lane {
+        Lane { way, pending, written: 0, notice, read_all: false, shut: false, moved: 0 }
     }
 
     fn take_moved(&mut self) -> usize {
         std::mem::take(&mut self.moved)
+    }
+
+    /// It has come to its end and has nothing left to write, and the other side does not know yet.
+    fn has_passed_all_on(&self) -> bool {
+        self.read_all && !self.shut && self.pending.is_empty()
     }
 
     /// Moves at most one chunk. Pending has registered the wake-up; a lane that is done is pending
@@ -154,12 +253,14 @@ impl Lane {
         from: &mut TcpStream,
         to: &mut TcpStream,
         fence: &Fence,
+        conversation: &mut Conversation,
     ) -> Poll<Result<(), Broken>> {
         if self.shut {
             return Poll::Pending;
         }
         if self.written < self.pending.len() {
             let n = ready!(poll_write(cx, to, &self.pending[self.written..], fence))?;
+            self.way.written(&self.pending[self.written..self.written + n], conversation);
             self.moved += n;
             self.written += n;
             if self.written == self.pending.len() {
@@ -182,16 +283,45 @@ impl Lane {
                 self.read_all = true;
                 return Poll::Ready(Ok(()));
             }
+            if self.notice.is_some() {
+                self.keep(chunk.to_vec(), conversation);
+                return Poll::Ready(Ok(()));
+            }
             let n = match poll_write(cx, to, chunk, fence) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
+            let (gone, rest) = chunk.split_at(n);
+            self.way.written(gone, conversation);
             self.moved += n;
-            if let Some(rest @ [_, ..]) = chunk.get(n..) {
+            if !rest.is_empty() {
                 self.pending = rest.to_vec();
             }
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Keeps what was read until it is written, with the notice in its place if that is among it. The
+    /// conversation hears of the notice as of any other that a server may send at any time.
+    fn keep(&mut self, mut bytes: Vec<u8>, conversation: &Conversation) {
+        if let Some(notice) = self.notice.take_if(|_| conversation.standing() != Standing::Startup) {
+            tracing::debug!(target: "pgvane::session", bytes = notice.len(), "no place for a notice was found");
+        }
+        if let Some(place) = conversation.after_authentication(&bytes)
+            && let Some(notice) = self.notice.take()
+        {
+            bytes.splice(place..place, notice);
+        }
+        self.pending = bytes;
+    }
+}
+
+impl Way {
+    fn written(self, bytes: &[u8], conversation: &mut Conversation) {
+        match self {
+            Way::ToServer => conversation.sent_to_server(bytes),
+            Way::ToClient => conversation.sent_to_client(bytes),
+        }
     }
 }
 

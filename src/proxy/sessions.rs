@@ -6,62 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use crate::decide::balance::Balancer;
 use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
+use super::fence::Fence;
 use super::hold::Terms;
+use super::protocol::conversation::CancelKey;
 pub use super::service::Service;
 use super::service::{self, Services};
 use super::stats::{self, ServiceSnapshot};
-use super::targets::{Groups, TargetCounters};
-
-/// Shared by all sessions of one service to one member; closed once, for all of them at once.
-/// Whoever forwards looks at it right before each write.
-#[derive(Debug, Default)]
-pub struct Fence {
-    /// 0 while open, else the reason's place in [`Reason::ALL`] plus one.
-    reason: AtomicU8,
-    wake: Notify,
-}
-
-impl Fence {
-    pub fn reason(&self) -> Option<Reason> {
-        let place = usize::from(self.reason.load(Ordering::SeqCst)).checked_sub(1)?;
-        Reason::ALL.get(place).copied()
-    }
-
-    /// Completes at the next close. Ask [`Fence::reason`] after creating it, or a close is missed.
-    pub fn next_close(&self) -> Notified<'_> {
-        self.wake.notified()
-    }
-
-    pub async fn closed(&self) -> Reason {
-        loop {
-            let next = self.next_close();
-            match self.reason() {
-                Some(reason) => return reason,
-                None => next.await,
-            }
-        }
-    }
-
-    /// From here on nothing is forwarded; who waits on it is not woken yet.
-    fn seal(&self, reason: Reason) {
-        let place = u8::try_from(reason as usize + 1).unwrap_or(u8::MAX);
-        // The first reason stays: it is the one that cut them.
-        let _ = self.reason.compare_exchange(0, place, Ordering::SeqCst, Ordering::SeqCst);
-    }
-}
+use super::targets::{Group, Groups, TargetCounters};
 
 /// The target was taken away between pick and open, or its confirmation ran out: pick again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +57,8 @@ struct Gate {
     /// Write targets may be used while now is before this.
     confirmed_until: Instant,
     groups: HashMap<ServiceName, Groups>,
+    /// Everybody is to end, also those who come only now.
+    leaving: Option<Reason>,
 }
 
 impl Registry {
@@ -101,7 +66,7 @@ impl Registry {
     pub fn new(cluster: Arc<str>, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) -> Arc<Registry> {
         let now = clock::now();
         let routes = Arc::new(Routes { cluster: cluster.clone(), generation: 0, services: Vec::new() });
-        let gate = Gate { routes, confirmed_until: now, groups: HashMap::new() };
+        let gate = Gate { routes, confirmed_until: now, groups: HashMap::new(), leaving: None };
         let registry = Arc::new(Registry {
             cluster,
             services: ArcSwap::default(),
@@ -187,42 +152,67 @@ impl Registry {
     /// them forwards another byte (a write that is in the kernel already is not taken back); their
     /// tasks then close the sockets.
     pub fn close(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        // Who makes the list does not know services that were removed: these follow their last word.
-        let known = self.services.load();
-        let listed = |name: &ServiceName| {
-            let is_cut = |service: &Arc<Service>| service.spec().close_on_down != CloseOnDown::Stay;
-            services.is_none_or(|names| {
-                names.contains(name) || known.get(name).is_none_or(|service| service.is_removed() && is_cut(service))
-            })
-        };
-        self.fence(reason, |service, of| of == member && listed(service));
-    }
-
-    /// Asks all sessions to `member` of these services (None: of all) to end when they are idle.
-    pub fn drain(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
-        self.close(member, services, reason);
+        self.seal(reason, |service, of| of == member && self.is_meant(service, services));
     }
 
     /// Fences every session there is.
     pub fn close_all(&self, reason: Reason) {
-        self.fence(reason, |_, _| true);
+        self.seal(reason, |_, _| true);
     }
 
-    fn fence(&self, reason: Reason, which: impl Fn(&ServiceName, &MemberName) -> bool) {
-        let mut sealed = Vec::new();
+    /// Asks all sessions to `member` of these services (None: of all) to end as soon as they are idle. A
+    /// later close finds those that are not; sessions that open from now on are not meant.
+    pub fn drain(&self, member: &MemberName, services: Option<&[ServiceName]>, reason: Reason) {
+        self.ask_to_end(reason, |service, of| of == member && self.is_meant(service, services));
+    }
+
+    /// Asks every session to end as soon as it is idle, also those that open from now on.
+    pub fn drain_all(&self, reason: Reason) {
+        self.gate.lock().leaving = Some(reason);
+        self.ask_to_end(reason, |_, _| true);
+    }
+
+    /// Who makes the list does not know services that were removed: these follow their last word.
+    fn is_meant(&self, name: &ServiceName, services: Option<&[ServiceName]>) -> bool {
+        let Some(names) = services else { return true };
+        let known = self.services.load();
+        let is_cut = |service: &Arc<Service>| service.spec().close_on_down != CloseOnDown::Stay;
+        names.contains(name) || known.get(name).is_none_or(|service| service.is_removed() && is_cut(service))
+    }
+
+    fn seal(&self, reason: Reason, which: impl Fn(&ServiceName, &MemberName) -> bool) {
+        self.change_fences(which, |group| {
+            let fences = group.take_fences();
+            fences.iter().for_each(|fence| fence.seal(reason));
+            fences
+        });
+    }
+
+    fn ask_to_end(&self, reason: Reason, which: impl Fn(&ServiceName, &MemberName) -> bool) {
+        self.change_fences(which, |group| {
+            let fence = group.drain_fence();
+            fence.ask_to_end(reason);
+            vec![fence]
+        });
+    }
+
+    fn change_fences(
+        &self,
+        which: impl Fn(&ServiceName, &MemberName) -> bool,
+        change: impl Fn(&mut Group) -> Vec<Arc<Fence>>,
+    ) {
+        let mut changed = Vec::new();
         {
             let mut gate = self.gate.lock();
             for (service, groups) in &mut gate.groups {
                 for (_, group) in groups.iter_mut().filter(|(member, _)| which(service, member)) {
-                    let fence = std::mem::take(&mut group.fence);
-                    fence.seal(reason);
-                    sealed.push(fence);
+                    changed.extend(change(group));
                 }
             }
         }
         // Waking thousands takes a while, and new sessions need not wait for it.
-        for fence in sealed {
-            fence.wake.notify_waiters();
+        for fence in changed {
+            fence.wake();
         }
     }
 
@@ -238,8 +228,12 @@ impl Registry {
         if !gate.opens(&service.name, target, picked_generation) {
             return Err(Stale);
         }
+        let leaving = gate.leaving;
         let group = gate.groups.entry(service.name.clone()).or_default().of(&target.member);
         group.counters.enter();
+        if let Some(reason) = leaving {
+            group.fence.ask_to_end(reason);
+        }
         Ok(SessionGuard {
             registry: self.clone(),
             service: service.clone(),
@@ -250,6 +244,7 @@ impl Registry {
             to_client: 0,
             to_server: 0,
             answered: false,
+            key: None,
             reason: None,
         })
     }
@@ -422,6 +417,7 @@ pub struct SessionGuard {
     to_server: u64,
     /// The server's first answer is on its way to the client: from here on it is not replayed.
     answered: bool,
+    key: Option<CancelKey>,
     reason: Option<Reason>,
 }
 
@@ -460,6 +456,11 @@ impl SessionGuard {
         self.answered = true;
         self.service.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
         self.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The server has given out this key for cancels of the session.
+    pub fn owns_key(&mut self, key: CancelKey) {
+        self.key = Some(key);
     }
 
     /// Why it ends; the first reason stays.

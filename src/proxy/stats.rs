@@ -7,6 +7,8 @@ pub use crate::decide::ServiceSnapshot;
 use crate::decide::Suspicion;
 use crate::model::{Reason, ServiceName};
 
+use super::protocol::words::SQLSTATES;
+
 /// Every suspicion, in the order of the counters.
 pub const SUSPICIONS: [Suspicion; 6] = [
     Suspicion::ConnectRefused,
@@ -41,6 +43,24 @@ impl ByReason {
     }
 }
 
+/// One counter per SQLSTATE that the router tells clients.
+#[derive(Debug, Default)]
+pub struct BySqlstate([AtomicU64; SQLSTATES.len()]);
+
+impl BySqlstate {
+    pub fn add(&self, sqlstate: &str) {
+        if let Some(place) = SQLSTATES.iter().position(|known| *known == sqlstate) {
+            self.0[place].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Those that were told at all.
+    pub fn read(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.0.iter().map(|counter| counter.load(Relaxed));
+        SQLSTATES.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
 /// Counters of one service; they only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -50,6 +70,8 @@ pub struct Counters {
     pub closed: ByReason,
     /// Clients that ended without ever having had an answer from a server, by why.
     pub refused: ByReason,
+    /// Errors that clients were told by the router itself.
+    pub told: BySqlstate,
     /// Startups that were sent to another target, or to the same one again.
     pub replays_total: AtomicU64,
     pub cancels_total: AtomicU64,
@@ -94,6 +116,7 @@ pub(super) fn of(service: ServiceName, counters: &Counters) -> ServiceSnapshot {
         sessions: Vec::new(),
         closed: counters.closed.read(),
         refused: counters.refused.read(),
+        told: counters.told.read(),
         replays_total: counters.replays_total.load(Relaxed),
         cancels_total: counters.cancels_total.load(Relaxed),
         bytes_to_server: counters.bytes_to_server.load(Relaxed),

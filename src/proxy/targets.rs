@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Rel
 use crate::decide::status::TargetSnapshot;
 use crate::model::MemberName;
 
-use super::sessions::Fence;
+use super::fence::Fence;
 
 /// Members of one service whose counters are kept. Targets and members with sessions always are; of
 /// the others those go first that were used longest ago.
@@ -54,9 +54,31 @@ impl TargetCounters {
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
+    /// Of sessions that open now.
     pub fence: Arc<Fence>,
+    /// Of those that were asked to end and have not: never more than there are open sessions.
+    draining: Vec<Arc<Fence>>,
     pub counters: Arc<TargetCounters>,
     last_used: u64,
+}
+
+impl Group {
+    /// Every fence that a session looks at. Sessions that open from now on get another.
+    pub fn take_fences(&mut self) -> Vec<Arc<Fence>> {
+        let mut fences = std::mem::take(&mut self.draining);
+        fences.push(std::mem::take(&mut self.fence));
+        fences
+    }
+
+    /// The fence of those who are asked to end; later closes find it. Sessions that open from now on get
+    /// another.
+    pub fn drain_fence(&mut self) -> Arc<Fence> {
+        // Nobody gets hold of a fence in this list any more, so one that nobody holds stays so.
+        self.draining.retain(|fence| Arc::strong_count(fence) > 1);
+        let fence = std::mem::take(&mut self.fence);
+        self.draining.push(fence.clone());
+        fence
+    }
 }
 
 /// All members of one service.
@@ -117,6 +139,19 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drained_fences_are_known_until_nobody_looks_at_them() {
+        let mut group = Group::default();
+        let slow = group.fence.clone();
+        for _ in 0..100 {
+            group.drain_fence();
+        }
+        assert_eq!(group.draining.len(), 2, "the slow one's, and the last");
+        let fences = group.take_fences();
+        assert!(fences.iter().any(|fence| Arc::ptr_eq(fence, &slow)));
+        assert_eq!((fences.len(), group.draining.len()), (3, 0));
+    }
 
     #[test]
     fn members_that_come_and_go_for_years_do_not_pile_up_and_no_byte_is_lost() {

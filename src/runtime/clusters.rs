@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,8 +23,6 @@ use super::memories::{Follower, Keeper};
 
 /// Reports that may wait for the driver; they are deduplicated, so this is members, not clients.
 const REPORTS_MAX: usize = 1024;
-/// Sessions of a removed cluster have all the time they want.
-const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// One cluster of a configuration, with everything done that can fail and nothing begun.
 pub struct Ready {
@@ -327,7 +324,8 @@ async fn see_off(running: &Running) {
         target: "pgvane::reload", cluster, sessions,
         "removed from the configuration: its listeners are closed, its sessions may go on until they end"
     );
-    running.plane.drain(AS_LONG_AS_IT_TAKES).await;
+    // Its sessions have all the time they want.
+    running.plane.outlast().await;
     if let Some(driver) = &running.driver {
         driver.abort();
     }

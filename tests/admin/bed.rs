@@ -202,6 +202,7 @@ fn counted(spec: &ServiceSpec) -> ServiceSnapshot {
         sessions: vec![("open".into(), 3)],
         closed: vec![(Reason::ClientError, 4), (Reason::ServerError, 1)],
         refused: vec![(Reason::StartupMalformed, 6)],
+        told: vec![("57P03", 6)],
         replays_total: 8,
         cancels_total: 1,
         bytes_to_server: 1000,

@@ -137,8 +137,8 @@ async fn serve_all(listener: tokio::net::TcpListener, server: Arc<Server>) {
     }
 }
 
-/// Lets everybody in. `send N` answers with N megabytes of rows, `copy` with a CopyInResponse and then
-/// nothing; all else is done at once.
+/// Lets everybody in. `send N` answers with N megabytes of rows, `copy N` with a CopyInResponse, and then
+/// it reads nothing for N seconds; all else is done at once.
 async fn serve(mut stream: TcpStream) -> io::Result<()> {
     let length = stream.read_u32().await? as usize;
     stream.read_exact(&mut vec![0; length - 4]).await?;
@@ -158,10 +158,18 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
                 }
                 stream.write_all(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I").await?;
             }
-            _ if text.starts_with("copy") => stream.write_all(b"G\0\0\0\x07\0\0\0").await?,
+            Some(("copy", seconds)) => {
+                stream.write_all(b"G\0\0\0\x07\0\0\0").await?;
+                tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+            }
             _ => stream.write_all(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I").await?,
         }
     }
+}
+
+/// A CopyData of 16 KiB.
+fn copy_data() -> Vec<u8> {
+    [&b"d\0\0\x40\x04"[..], &[b'x'; 16 * 1024]].concat()
 }
 
 fn row() -> Vec<u8> {
@@ -210,10 +218,19 @@ impl Client {
         }
     }
 
+    /// Streams so many megabytes of COPY data, and waits until the server has them all.
+    pub async fn copy(&mut self, megabytes: usize) -> io::Result<()> {
+        for _ in 0..megabytes * 64 {
+            self.0.write_all(&copy_data()).await?;
+        }
+        self.0.write_all(b"c\0\0\0\x04").await?;
+        self.until_ready().await.map(drop)
+    }
+
     /// Streams COPY data until that fails, or nobody takes it any more, and then as `end`.
     pub async fn copy_until_the_end(&mut self) -> Ended {
         let began = clock::now();
-        let data = [&b"d\0\0\x40\x04"[..], &[b'x'; 16 * 1024]].concat();
+        let data = copy_data();
         let (mut reader, mut writer) = self.0.split();
         let mut said = Vec::new();
         let written = async {

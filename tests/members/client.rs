@@ -87,6 +87,14 @@ impl Client {
         self.query("SELECT name").await.map(Option::unwrap_or_default)
     }
 
+    pub async fn begin(&mut self) -> Result<(), Failure> {
+        self.query("BEGIN").await.map(|_| ())
+    }
+
+    pub async fn commit(&mut self) -> Result<(), Failure> {
+        self.query("COMMIT").await.map(|_| ())
+    }
+
     async fn query(&mut self, sql: &str) -> Result<Option<String>, Failure> {
         let length = u32::try_from(sql.len() + 5).expect("a short query");
         let packet = [b"Q", &length.to_be_bytes()[..], sql.as_bytes(), b"\0"].concat();

@@ -1,9 +1,9 @@
-//! PostgreSQL's port, as far as a client can tell that needs no tables: startup, INSERT, SELECT,
-//! cancel. It keeps a journal of who wrote when.
+//! PostgreSQL's port, as far as a client can tell that needs no tables: startup, BEGIN, COMMIT, INSERT,
+//! SELECT, cancel. It keeps a journal of who wrote when.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pgvane::runtime::clock;
@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 use super::member::{Facts, Postgres};
 
+/// What a client asks for by pg_sleep(1).
+const SLEEP: Duration = Duration::from_secs(1);
 const SSL_REQUEST: u32 = 80_877_103;
 const CANCEL_REQUEST: u32 = 80_877_102;
 
@@ -84,12 +86,12 @@ pub async fn attend(stream: TcpStream, mut facts: watch::Receiver<Facts>, journa
     match manner {
         Postgres::Hung => return std::future::pending().await,
         Postgres::Resets => {
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
         }
         Postgres::Answers | Postgres::Starting | Postgres::Refused => {}
     }
-    let mut backend = Backend { stream, unread: Vec::new(), facts: facts.clone(), journal, pid: 0 };
+    let mut backend = Backend { stream, unread: Vec::new(), facts: facts.clone(), journal, pid: 0, status: b'I' };
     let ended = tokio::select! {
         // A closed connection is how most of them end.
         _closed = backend.talk(manner) => true,
@@ -123,6 +125,8 @@ struct Backend {
     facts: watch::Receiver<Facts>,
     journal: Arc<Journal>,
     pid: u32,
+    /// As ReadyForQuery tells it.
+    status: u8,
 }
 
 impl Backend {
@@ -183,10 +187,19 @@ impl Backend {
                 self.journal.writes.lock().push(Write { pid: self.pid, at: clock::now() });
                 message(b'C', b"INSERT 0 1\0")
             }
+        } else if body.starts_with(b"BEGIN") {
+            self.status = b'T';
+            message(b'C', b"BEGIN\0")
+        } else if body.starts_with(b"COMMIT") {
+            self.status = b'I';
+            message(b'C', b"COMMIT\0")
         } else {
+            if body.starts_with(b"SELECT pg_sleep(1)") {
+                tokio::time::sleep(SLEEP).await;
+            }
             row(&self.journal.name)
         };
-        self.stream.write_all(&[words, message(b'Z', b"I")].concat()).await
+        self.stream.write_all(&[words, message(b'Z', &[self.status])].concat()).await
     }
 
     async fn packet(&mut self) -> std::io::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::bed::*;
+use crate::speaker::in_transaction;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_sessions_end_at_once_and_forward_nothing_more() {
@@ -129,7 +130,7 @@ fn a_machine_out_of_descriptors_goes_on_when_it_has_some() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_client_of_a_cut_session_sees_fin_and_the_server_a_reset() {
+async fn an_idle_client_of_a_cut_session_is_told_and_the_server_sees_a_reset() {
     let bed = Bed::new();
     let server = Server::postgres("a").await;
     bed.publish(Some(&server), &[&server]);
@@ -139,7 +140,7 @@ async fn an_idle_client_of_a_cut_session_sees_fin_and_the_server_a_reset() {
     let services = Some(vec![Arc::from("primary")]);
     let member = server.member();
     bed.plane.execute(&pgvane::decide::Effect::CloseSessions { member, services, reason: Reason::LeaderMoved });
-    writer.end().await;
+    assert_eq!(writer.fatal().await.code, "57P01");
     until("reset seen", || server.seen.resets.load(SeqCst) == 1).await;
     reader.echo(b"another service goes on").await;
 }
@@ -254,7 +255,7 @@ async fn a_server_that_resets_is_suspected() {
     client.send(b"x").await;
     let report = within("report", bed.reports.recv()).await.unwrap();
     assert_eq!(report, Report::Suspected(server.member(), Suspicion::ServerReset));
-    client.end().await;
+    assert_eq!(client.fatal().await.message, "terminating connection to a: the server's connection broke");
     until("counted", || bed.snapshot("primary").closed == [(Reason::ServerError, 1)]).await;
 }
 
@@ -320,11 +321,11 @@ async fn a_stop_tells_the_held_and_lets_sessions_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_with_the_last_session() {
     let bed = Bed::new();
-    let server = Server::postgres("a").await;
+    let server = Server::speaking("a").await;
     bed.publish(Some(&server), &[]);
-    let (mut client, _) = bed.session("primary").await;
+    let mut client = in_transaction(&bed).await;
     let (cut, ()) = tokio::join!(bed.plane.drain(LIMIT), async {
-        client.echo(b"x").await;
+        assert_eq!(client.ask("SELECT").await, b'T');
         drop(client);
     });
     assert_eq!(cut, 0);

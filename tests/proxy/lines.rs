@@ -94,7 +94,7 @@ async fn errors_are_cut_sessions_and_not_ordinary_ends() {
     until("the others are gone", || bed.snapshot("primary").clients == 1).await;
     bed.publish(None, &[]);
     bed.close(&server, Reason::LeaderMoved);
-    cut.end().await;
+    assert_eq!(cut.fatal().await.code, "57P01");
     let line = lines.next(1).await;
     assert_eq!((&line["termination_state"], &line["reason"]), (&"D-".into(), &"leader_moved".into()));
 }

@@ -129,7 +129,7 @@ async fn a_removed_service_tells_its_held_clients_and_keeps_its_sessions_under_i
     bed.publish(None, &[&server]);
     let (services, reason) = (Some(vec!["replica".into()]), Reason::MemberDown);
     bed.plane.execute(&pgvane::decide::Effect::CloseSessions { member: server.member(), services, reason });
-    second.end().await;
+    assert_eq!(second.fatal().await.code, "57P01");
     until("all cut", || bed.plane.registry().sessions_open() == 0).await;
 }
 

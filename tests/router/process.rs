@@ -21,7 +21,8 @@ async fn sigterm_says_not_ready_then_stops_accepting_then_drains() {
     let stage = Stage::start().await;
     let mut router = stage.router(|setup| setup.shutdown = "{ delay: 2s, drain: 60s }").await;
     let port = router.write_port(0);
-    let mut session = open_sessions(port, 1).await.remove(0);
+    let [mut session, mut idle] = <[Client; 2]>::try_from(open_sessions(port, 2).await).expect("two sessions");
+    session.begin().await.unwrap_or_else(|failure| panic!("{failure}"));
     router.terminate();
     until("not ready", secs(10), || async { router.readyz().await == Some(503) }).await;
     let late = Client::connect(port, secs(10)).await;
@@ -31,9 +32,12 @@ async fn sigterm_says_not_ready_then_stops_accepting_then_drains() {
         matches!(Client::connect(port, secs(10)).await, Err(Failure::NoConnection(_)))
     })
     .await;
-    session.write().await.unwrap_or_else(|failure| panic!("the session goes on: {failure}"));
-    assert!(router.exit(ms(0)).await.is_none(), "it waits for the session");
-    drop(session);
+    assert_eq!(idle.closed().await.code(), Some("57P01"), "whoever is idle is told at once");
+    session.write().await.unwrap_or_else(|failure| panic!("the transaction goes on: {failure}"));
+    assert!(router.exit(ms(0)).await.is_none(), "it waits for the transaction");
+    session.commit().await.unwrap_or_else(|failure| panic!("to its end: {failure}"));
+    assert_eq!(session.closed().await.code(), Some("57P01"));
+    drop((session, idle));
     let status = router.exit(secs(20)).await.expect("it ends with the last session, long before the limit");
     assert_eq!(status.code(), Some(0));
 }
@@ -43,9 +47,10 @@ async fn a_drain_ends_at_its_limit() {
     let stage = Stage::start().await;
     let mut router = stage.router(|setup| setup.shutdown = "{ delay: 0s, drain: 1s }").await;
     let mut session = open_sessions(router.write_port(0), 1).await.remove(0);
+    session.begin().await.unwrap_or_else(|failure| panic!("{failure}"));
     router.terminate();
-    let ended = tokio::time::timeout(secs(20), session.closed()).await;
-    assert!(ended.is_ok(), "the session was not closed");
+    let ended = tokio::time::timeout(secs(20), session.closed()).await.expect("the session is closed");
+    assert_eq!(ended.code(), Some("08006"), "{ended}");
     assert_eq!(router.exit(secs(20)).await.and_then(|status| status.code()), Some(0));
 }
 
@@ -90,6 +95,27 @@ async fn a_real_client_library_is_served() {
     let to = format!("host=127.0.0.1 port={port} user=test dbname=postgres connect_timeout=30");
     let psql = tokio::process::Command::new("psql").args([&to, "-Atc", "SELECT name"]).output().await.expect("psql");
     assert_eq!(String::from_utf8_lossy(&psql.stdout).trim(), "n1", "{}", String::from_utf8_lossy(&psql.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_under_way_at_sigterm_ends_and_then_its_client_is_told() {
+    let stage = Stage::start().await;
+    let mut router = stage.router(|setup| setup.shutdown = "{ delay: 0s, drain: 60s }").await;
+    let port = router.write_port(0).port();
+    let to = format!("host=127.0.0.1 port={port} user=test dbname=postgres connect_timeout=30");
+    let arguments = [&to, "-Atc", "SELECT pg_sleep(1)", "-c", "SELECT name"];
+    let psql = tokio::process::Command::new("psql").args(arguments).output();
+    let (said, ()) = tokio::join!(psql, async {
+        until("its session is open", secs(20), || async { stage.n1().journal.open() == 1 }).await;
+        // Long enough for its query to come, short of the query's own time.
+        tokio::time::sleep(ms(300)).await;
+        router.terminate();
+    });
+    let said = said.expect("psql");
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "n1", "the first answer came, the second did not");
+    let told = String::from_utf8_lossy(&said.stderr);
+    assert!(told.contains("FATAL:  terminating connection to n1: the router is shutting down"), "{told}");
+    assert_eq!(router.exit(secs(20)).await.and_then(|status| status.code()), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

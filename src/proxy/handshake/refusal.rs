@@ -1,9 +1,9 @@
-//! What a client is told that cannot be served.
+//! What a client is told that cannot be served, or not at once.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::model::{Reason, ServiceSpec};
+use crate::model::{Reason, Role, ServiceSpec};
 use crate::proxy::hold::Crowd;
 use crate::proxy::peer::Peer;
 use crate::proxy::protocol::words;
@@ -40,11 +40,19 @@ impl Refusal {
         Refusal { why, crowd: None, reason: why, since, address }
     }
 
+    pub fn sqlstate(&self) -> &'static str {
+        match self.why {
+            Reason::NoDescriptors | Reason::RateLimited => words::TOO_MANY_CONNECTIONS,
+            _ if self.crowd.is_some() => words::TOO_MANY_CONNECTIONS,
+            _ => words::CANNOT_CONNECT_NOW,
+        }
+    }
+
     pub fn words(&self, spec: &ServiceSpec, arrived: Instant) -> Vec<u8> {
         let now = clock::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         if self.why == Reason::NoDescriptors {
-            return words::fatal(words::TOO_MANY_CONNECTIONS, "too many connections", self.why.sentence(), "");
+            return words::fatal(self.sqlstate(), "too many connections", self.why.sentence(), "");
         }
         if let Some(address) = self.address {
             return too_often(spec, address);
@@ -63,7 +71,7 @@ impl Refusal {
             Reason::HoldExpired => format!(" Waited {:.1} s.", seconds(arrived)),
             why => format!(" Not waited for: {}.", why.sentence()),
         };
-        words::fatal(words::CANNOT_CONNECT_NOW, &message, &detail, "")
+        words::fatal(self.sqlstate(), &message, &detail, "")
     }
 
     /// The words of PostgreSQL's own limits (src/backend/utils/init/postinit.c).
@@ -76,7 +84,7 @@ impl Refusal {
             _ => format!(", and {waiting} clients wait already (queue.max {queue_max})."),
         };
         let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
-        words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
+        words::fatal(self.sqlstate(), &message, &detail, hint)
     }
 }
 
@@ -87,4 +95,15 @@ fn too_often(spec: &ServiceSpec, address: IpAddr) -> Vec<u8> {
         format!("Service {service}: {} (rate.per_client_max {most} a second).", Reason::RateLimited.sentence());
     let hint = "Keep connections open for longer, or raise rate.per_client_max in the router's configuration.";
     words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
+}
+
+/// For a client that was held and is served now.
+pub(super) fn waited(spec: &ServiceSpec, reason: Reason, waited: Duration) -> Box<[u8]> {
+    let whom = match spec.role {
+        Role::Primary => "the primary".to_owned(),
+        role => format!("a server of role {role}"),
+    };
+    let message = format!("this connection waited {:.1} s for {whom}", waited.as_secs_f64());
+    let detail = format!("Service {}: {}.", spec.name, reason.sentence());
+    words::notice(&message, &detail).into_boxed_slice()
 }

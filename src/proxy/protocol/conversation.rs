@@ -4,7 +4,20 @@
 //! **In doubt it is the worse case.** Whatever is not understood (a deep pipeline, a COPY at an odd
 //! place) reads as "unknown", never as idle and never as rolled back.
 
-use super::framing::Framer;
+use super::framing::{Framer, Part};
+use super::notices::Notice;
+use super::owed::Owed;
+use super::startup::CANCEL_KEY_BYTES_MAX;
+use super::statements::Statements;
+
+/// The statuses in a ReadyForQuery.
+const IDLE: u8 = b'I';
+const IN_TRANSACTION: u8 = b'T';
+const IN_FAILED_TRANSACTION: u8 = b'E';
+/// Ours: there was none yet.
+const BEFORE_READY: u8 = 0;
+const PROCESS_ID_BYTES: usize = 4;
+const AUTHENTICATION_CODE_BYTES: u32 = 4;
 
 /// A key for cancels: process id and secret, as in BackendKeyData without its header. Up to 4 + 256
 /// bytes (protocol 3.2).
@@ -43,14 +56,42 @@ pub enum Hearing {
 #[derive(Debug)]
 pub struct Conversation {
     encrypted: bool,
+    /// The status in the last ReadyForQuery; 0 before the first.
+    status: u8,
+    /// AuthenticationOk has passed.
+    authenticated: bool,
+    /// The body of the authentication message under way was zeros so far.
+    zeros: bool,
+    /// The last word of the server was that it ends the connection.
+    told: bool,
+    leaving: bool,
+    key_whole: bool,
     to_server: Framer,
     to_client: Framer,
+    owed: Owed,
+    notice: Notice,
+    statements: Statements,
+    key: Option<CancelKey>,
 }
 
 impl Conversation {
     /// A session whose StartupMessage was sent to its server and not answered yet.
     pub fn plaintext() -> Conversation {
-        Conversation { encrypted: false, to_server: Framer::default(), to_client: Framer::default() }
+        Conversation {
+            encrypted: false,
+            status: 0,
+            authenticated: false,
+            zeros: false,
+            told: false,
+            leaving: false,
+            key_whole: false,
+            to_server: Framer::default(),
+            to_client: Framer::default(),
+            owed: Owed::startup(),
+            notice: Notice::default(),
+            statements: Statements::new(),
+            key: None,
+        }
     }
 
     /// One whose bytes cannot be read.
@@ -60,12 +101,22 @@ impl Conversation {
 
     /// These bytes of the client were given to the server's socket.
     pub fn sent_to_server(&mut self, bytes: &[u8]) {
-        self.to_server.advance(bytes, |_| {});
+        if self.encrypted {
+            return;
+        }
+        let mut framer = self.to_server.clone();
+        framer.advance(bytes, |part| self.see_client(part));
+        self.to_server = framer;
     }
 
     /// These bytes of the server were given to the client's socket.
     pub fn sent_to_client(&mut self, bytes: &[u8]) {
-        self.to_client.advance(bytes, |_| {});
+        if self.encrypted {
+            return;
+        }
+        let mut framer = self.to_client.clone();
+        framer.advance(bytes, |part| self.see_server(part));
+        self.to_client = framer;
     }
 
     /// Whether the session may be closed without losing more than the connection: it is
@@ -76,22 +127,149 @@ impl Conversation {
 
     /// Unreadable sessions are [`Standing::Unknown`].
     pub fn standing(&self) -> Standing {
-        Standing::Unknown
+        if self.encrypted || self.to_server.is_lost() || self.to_client.is_lost() {
+            return Standing::Unknown;
+        }
+        match (self.owed.is_settled(), self.status) {
+            (false, BEFORE_READY) if self.owed.is_startup_alone() => Standing::Startup,
+            (true, IDLE) => Standing::Idle,
+            (true, IN_TRANSACTION | IN_FAILED_TRANSACTION) => Standing::InTransaction { busy: false },
+            (false, IN_TRANSACTION | IN_FAILED_TRANSACTION) if !self.statements.is_risky() => {
+                Standing::InTransaction { busy: true }
+            }
+            _ => Standing::Unknown,
+        }
     }
 
     pub fn hearing(&self) -> Hearing {
-        if self.encrypted { Hearing::Encrypted } else { Hearing::Torn }
+        if self.encrypted {
+            Hearing::Encrypted
+        } else if self.leaving {
+            Hearing::Leaving
+        } else if self.told {
+            Hearing::Told
+        } else if !self.to_client.is_at_boundary() {
+            Hearing::Torn
+        } else {
+            Hearing::Open
+        }
     }
 
     /// The server's key for cancels, once, when it has passed.
     pub fn take_key(&mut self) -> Option<CancelKey> {
-        None
+        if self.key_whole { self.key.take() } else { None }
     }
 
     /// How many of these bytes, which the server sends next, end with its AuthenticationOk; from there on
     /// every driver takes a notice. None: it is not among them.
     pub fn after_authentication(&self, next_to_client: &[u8]) -> Option<usize> {
-        let _ = next_to_client;
-        None
+        if self.encrypted || self.authenticated || self.status != BEFORE_READY {
+            return None;
+        }
+        let (mut zeros, mut found) = (self.zeros, None);
+        self.to_client.clone().advance(next_to_client, |part| {
+            if found.is_none() && is_authentication_ok(part, &mut zeros) {
+                let end = part.bytes.as_ptr_range().end.addr();
+                found = Some(end - next_to_client.as_ptr().addr());
+            }
+        });
+        found
+    }
+
+    fn in_transaction(&self) -> bool {
+        matches!(self.status, IN_TRANSACTION | IN_FAILED_TRANSACTION)
+    }
+
+    fn see_client(&mut self, part: Part) {
+        if part.begins {
+            self.begin_client(part.kind);
+        }
+        self.statements.see(part);
+    }
+
+    fn begin_client(&mut self, kind: u8) {
+        if matches!(kind, b'Q' | b'F' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S') && self.owed.is_settled() {
+            self.statements.first_under_way(self.in_transaction());
+        }
+        match kind {
+            b'Q' | b'F' => self.owed.sent_query(),
+            b'P' | b'B' | b'E' | b'D' | b'C' => self.owed.sent_to_batch(),
+            b'S' => self.owed.sent_sync(),
+            b'c' | b'f' => self.owed.sent_end_of_copy(),
+            b'X' => self.leaving = true,
+            // Flush; CopyData, which a server outside of COPY ignores; answers to its questions at the start.
+            b'H' | b'd' | b'p' => {}
+            _ => self.owed.sent_nonsense(),
+        }
+    }
+
+    fn see_server(&mut self, part: Part) {
+        if part.begins {
+            self.begin_server(part.kind);
+        }
+        match part.kind {
+            b'Z' => {
+                if let [status, ..] = part.bytes
+                    && part.offset == 0
+                {
+                    self.ready(*status);
+                }
+            }
+            b'E' | b'N' => self.told = self.notice.take(part),
+            b'R' if !self.authenticated => self.authenticated = is_authentication_ok(part, &mut self.zeros),
+            b'K' if self.status == BEFORE_READY => self.see_key(part),
+            _ => {}
+        }
+    }
+
+    fn begin_server(&mut self, kind: u8) {
+        self.told = false;
+        match kind {
+            b'G' | b'W' => self.owed.copy_begins(),
+            b'C' => self.owed.completed(),
+            b'E' => {
+                self.owed.failed();
+                self.statements.failed();
+            }
+            // They come at any time (protocol 3, "Asynchronous Operations"); ReadyForQuery with its status.
+            b'Z' | b'N' | b'A' | b'S' => {}
+            _ => self.owed.answered(),
+        }
+    }
+
+    fn ready(&mut self, status: u8) {
+        self.status = status;
+        self.owed.ready();
+        if self.owed.is_settled() {
+            self.statements.settled(self.in_transaction());
+        } else if !self.in_transaction() {
+            self.statements.outside_transaction();
+        }
+    }
+
+    fn see_key(&mut self, part: Part) {
+        let secret = (part.body_len as usize).saturating_sub(PROCESS_ID_BYTES);
+        if part.begins {
+            self.key_whole = false;
+            let readable = (1..=CANCEL_KEY_BYTES_MAX).contains(&secret);
+            self.key = readable.then(|| vec![0; PROCESS_ID_BYTES + secret].into());
+        }
+        let at = part.offset as usize;
+        if let Some(place) = self.key.as_mut().and_then(|key| key.get_mut(at..at + part.bytes.len())) {
+            place.copy_from_slice(part.bytes);
+            self.key_whole = part.is_last();
+        }
     }
 }
+
+/// The part completes an AuthenticationOk. `zeros` is carried from part to part.
+fn is_authentication_ok(part: Part, zeros: &mut bool) -> bool {
+    if part.kind != b'R' || part.body_len != AUTHENTICATION_CODE_BYTES {
+        return false;
+    }
+    *zeros = (part.begins || *zeros) && part.bytes.iter().all(|byte| *byte == 0);
+    *zeros && part.is_last()
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,5 +4,8 @@
 
 pub mod conversation;
 pub mod framing;
+mod notices;
+mod owed;
 pub mod startup;
+mod statements;
 pub mod words;

@@ -14,6 +14,15 @@ pub const TRANSACTION_RESOLUTION_UNKNOWN: &str = "08007";
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// A protocol version nobody behind this router speaks.
 pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+/// All that a client may be told.
+pub const SQLSTATES: [&str; 6] = [
+    CANNOT_CONNECT_NOW,
+    ADMIN_SHUTDOWN,
+    CONNECTION_FAILURE,
+    TRANSACTION_RESOLUTION_UNKNOWN,
+    TOO_MANY_CONNECTIONS,
+    FEATURE_NOT_SUPPORTED,
+];
 const SUCCESSFUL_COMPLETION: &str = "00000";
 
 const LENGTH_BYTES: usize = 4;

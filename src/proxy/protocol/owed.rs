@@ -1,0 +1,183 @@
+//! How many ReadyForQuery a server still owes, and how COPY bends the count.
+//!
+//! PostgreSQL's main loop (src/backend/tcop/postgres.c, `PostgresMain`) sends one for the startup and one
+//! for each Query, FunctionCall and Sync, also after an error: what fails in an extended batch is skipped up
+//! to its Sync, whose ReadyForQuery comes all the same. A Query inside an unsynced batch may be skipped,
+//! too, and is counted all the same: too many owed is never taken for idle.
+//!
+//! The exception is COPY FROM STDIN: a server that reads it passes over Sync and Flush
+//! (src/backend/commands/copyfromparse.c, `CopyGetData`). A client that sends Execute and Sync together gets
+//! nothing for that Sync, and sends another one after its CopyDone. When the COPY fails nobody outside can
+//! tell whether the server had passed over the first Sync yet: `Extra` waits until the answers tell.
+
+/// Kinds of messages are known for this many that are owed an answer at once.
+const KINDS_KNOWN: u32 = u32::BITS;
+
+/// Whether one ReadyForQuery more may come than is counted, for the Sync of a COPY that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extra {
+    No,
+    /// The error has come, no ReadyForQuery since.
+    AfterError,
+    /// One ReadyForQuery has come. Another would be the next message, for nothing but a Sync is answered by
+    /// a ReadyForQuery alone.
+    AfterReady,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Owed {
+    /// ReadyForQuery that are to come.
+    count: u32,
+    /// One bit for each of the oldest [`KINDS_KNOWN`], the oldest lowest: a Sync waits for it.
+    syncs: u32,
+    /// More than [`KINDS_KNOWN`] were owed since all was answered.
+    blurred: bool,
+    /// The client began an extended batch and did not sync it.
+    unsynced: bool,
+    /// The server reads a COPY and the client has not ended it.
+    copy_in: bool,
+    /// The client ended a COPY that the server had not announced.
+    ended_early: bool,
+    /// Syncs that the server passes over, unless its COPY failed before.
+    passed_over: u8,
+    extra: Extra,
+    /// The count means nothing any more.
+    lost: bool,
+}
+
+impl Owed {
+    /// A StartupMessage was sent.
+    pub fn startup() -> Owed {
+        Owed {
+            count: 1,
+            syncs: 0,
+            blurred: false,
+            unsynced: false,
+            copy_in: false,
+            ended_early: false,
+            passed_over: 0,
+            extra: Extra::No,
+            lost: false,
+        }
+    }
+
+    /// Everything was answered.
+    pub fn is_settled(&self) -> bool {
+        self.count == 0 && !self.unsynced && !self.copy_in && self.extra == Extra::No && !self.lost
+    }
+
+    /// Nothing but the startup waits for its answer, if that does.
+    pub fn is_startup_alone(&self) -> bool {
+        self.count == 1 && !self.unsynced && !self.copy_in && !self.lost
+    }
+
+    /// The client sent a Query or a FunctionCall.
+    pub fn sent_query(&mut self) {
+        self.push(false);
+    }
+
+    /// The client sent a message of an extended batch other than Sync and Flush.
+    pub fn sent_to_batch(&mut self) {
+        self.unsynced = true;
+    }
+
+    pub fn sent_sync(&mut self) {
+        if self.copy_in {
+            self.passed_over = self.passed_over.saturating_add(1);
+        } else {
+            self.unsynced = false;
+            self.push(true);
+        }
+    }
+
+    /// The client sent CopyDone or CopyFail, which a server outside of COPY ignores.
+    pub fn sent_end_of_copy(&mut self) {
+        if !self.copy_in {
+            self.ended_early = !self.is_settled();
+        }
+        self.copy_in = false;
+    }
+
+    /// The client sent what no rule here is about.
+    pub fn sent_nonsense(&mut self) {
+        self.lost = true;
+    }
+
+    /// The server announced that it reads a COPY, or a COPY in both directions.
+    pub fn copy_begins(&mut self) {
+        self.answered();
+        let orderly = !self.blurred && !self.ended_early && !self.copy_in && self.extra == Extra::No;
+        match (self.count, self.syncs & 1 == 1, self.unsynced) {
+            // The Execute came without a Sync, or with one that is passed over.
+            (0, _, true) if orderly => {}
+            (1, true, false) if orderly => {
+                self.pop();
+                self.passed_over = 1;
+                self.unsynced = true;
+            }
+            // By a Query, which gets its answer.
+            (1, false, false) if orderly => {}
+            _ => self.lost = true,
+        }
+        self.copy_in = true;
+    }
+
+    /// The server sent CommandComplete.
+    pub fn completed(&mut self) {
+        self.answered();
+        self.copy_in = false;
+        self.passed_over = 0;
+    }
+
+    /// The server sent ErrorResponse.
+    pub fn failed(&mut self) {
+        self.answered();
+        self.copy_in = false;
+        match std::mem::take(&mut self.passed_over) {
+            0 => {}
+            1 if self.extra == Extra::No => self.extra = Extra::AfterError,
+            _ => self.lost = true,
+        }
+    }
+
+    /// The server sent ReadyForQuery.
+    pub fn ready(&mut self) {
+        self.copy_in = false;
+        match self.extra {
+            Extra::No => self.pop(),
+            Extra::AfterError if self.count == 0 => self.extra = Extra::No,
+            Extra::AfterError => {
+                self.pop();
+                self.extra = Extra::AfterReady;
+            }
+            Extra::AfterReady => self.extra = Extra::No,
+        }
+        if self.is_settled() {
+            self.blurred = false;
+            self.ended_early = false;
+        }
+    }
+
+    /// The server sent anything that belongs to a statement.
+    pub fn answered(&mut self) {
+        if self.extra == Extra::AfterReady {
+            self.extra = Extra::No;
+        }
+    }
+
+    fn push(&mut self, sync: bool) {
+        if self.count < KINDS_KNOWN {
+            self.syncs |= u32::from(sync) << self.count;
+        } else {
+            self.blurred = true;
+        }
+        self.lost |= self.count == u32::MAX;
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// One that comes though nothing is owed (after an error in an idle server) changes nothing.
+    fn pop(&mut self) {
+        self.count = self.count.saturating_sub(1);
+        self.syncs >>= 1;
+    }
+}
