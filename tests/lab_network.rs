@@ -5,8 +5,10 @@ mod kit;
 
 mod lab {
     pub mod namespaces;
+    pub mod vanishing;
 }
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use kit::clients::Plan;
@@ -16,6 +18,7 @@ use kit::stage::Stage;
 use kit::tally::{self, Fared, millis_between};
 use kit::{until, zombies};
 use lab::namespaces::Network;
+use lab::vanishing::{self, LIMIT, say, within};
 use pgvane::cli::demo::cluster::{Cluster, ClusterOptions, Place};
 use pgvane::runtime::clock;
 
@@ -127,4 +130,95 @@ async fn router_cut_from_etcd_while_the_leader_moves(network: &Network, stage: &
     let fared = Fared::of(&stage.pgvane.since(began));
     assert_eq!((fared.refusals(), fared.misrouted()), (0, 0), "{fared:?}{}", stage.tails());
     stage.cluster.restart_patroni(&old.name).unwrap();
+}
+
+/// The server's host vanishes without a word. Nothing else tells: its REST API goes on answering.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_hangs_on_a_host_that_vanished() {
+    let stage = vanishing::Stage::start().await;
+    let open = async || stage.session(5433).await.unwrap();
+    let (mut idle, mut asking, mut copying) = (open().await, open().await, open().await);
+    copying.query("copy 0").await.unwrap();
+    within("CopyInResponse", copying.until_message(b'G')).await.unwrap();
+    let mut still_there = stage.session(5434).await.unwrap();
+    stage.network.unplug("db");
+    asking.query("select 1").await.unwrap();
+    let (idle, asking, copying) =
+        within("all of them end", async { tokio::join!(idle.end(), asking.end(), copying.copy_until_the_end()) }).await;
+    for (what, ended) in [("idle", &idle), ("a query was sent", &asking), ("COPY streamed", &copying)] {
+        say(&format!("the server's host vanished, {what}"), ended);
+    }
+    stage.network.plug("db");
+    // The one with the usual limits has not noticed anything.
+    still_there.query("select 1").await.unwrap();
+    within("an answer", still_there.until_ready()).await.unwrap();
+    assert!(until(LIMIT, async || stage.session(5433).await.is_ok()).await, "it is served again");
+}
+
+/// The client's host vanishes in the middle of a large result: its server must not be kept for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_client_costs_its_server_nothing_for_long() {
+    let stage = vanishing::Stage::start().await;
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 0).await);
+    let mut reading = stage.session(5433).await.unwrap();
+    let idle = stage.session(5433).await.unwrap();
+    reading.query("send 2000").await.unwrap();
+    within("rows", reading.until_message(b'D')).await.unwrap();
+    assert_eq!(stage.server.open.load(SeqCst), 2);
+    stage.network.unplug("cl");
+    let began = clock::now();
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 0).await, "the servers of both are let go");
+    eprintln!("the client's host vanished: its two servers are free after {:.1} s", began.elapsed().as_secs_f64());
+    drop((reading, idle));
+}
+
+/// Two hundred megabytes for a client that does not read: they wait at the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_costs_a_bounded_buffer() {
+    const MEGABYTES: usize = 200;
+    let stage = vanishing::Stage::start().await;
+    let mut other = stage.session(5434).await.unwrap();
+    let mut slow = stage.session(5434).await.unwrap();
+    let before = stage.memory();
+    slow.query(&format!("send {MEGABYTES}")).await.unwrap();
+    let (began, mut longest) = (clock::now(), Duration::ZERO);
+    while began.elapsed() < Duration::from_secs(5) {
+        let asked = clock::now();
+        other.query("select 1").await.unwrap();
+        within("an answer", other.until_ready()).await.unwrap();
+        longest = longest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let grown = stage.memory().saturating_sub(before);
+    eprintln!("a slow reader of {MEGABYTES} MB: {grown} kB more, another session's longest answer {longest:?}");
+    assert!(grown < 4096, "{grown} kB");
+    let read = within("all of it", slow.until_ready()).await.unwrap();
+    assert!(read > MEGABYTES * 1024 * 1024, "{read}");
+}
+
+/// Neither a client that looks at the first page nor a server that waits for a lock has vanished, however
+/// much longer than `user_timeout` that takes. One that vanishes meanwhile has.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_read_for_a_while_is_not_dead() {
+    const PAUSE: Duration = Duration::from_secs(10);
+    let stage = vanishing::Stage::start().await;
+    let mut slow = stage.session(5433).await.unwrap();
+    let mut copying = stage.session(5433).await.unwrap();
+    let mut lost = stage.session(5433).await.unwrap();
+    slow.query("send 50").await.unwrap();
+    copying.query(&format!("copy {}", PAUSE.as_secs())).await.unwrap();
+    within("CopyInResponse", copying.until_message(b'G')).await.unwrap();
+    let ((), copied) = tokio::join!(tokio::time::sleep(PAUSE), within("the COPY", copying.copy(50)));
+    copied.unwrap();
+    let read = within("all of it", slow.until_ready()).await.unwrap_or_else(|error| panic!("{error}{}", stage.log()));
+    assert!(read > 50 * 1024 * 1024, "{read}");
+    drop((slow, copying));
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 1).await);
+    lost.query("send 50").await.unwrap();
+    // Its own buffers and the router's are full by then.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stage.network.unplug("cl");
+    let began = clock::now();
+    assert!(until(LIMIT, async || stage.server.open.load(SeqCst) == 0).await, "its server is let go");
+    eprintln!("a client that did not read vanished: let go after {:.1} s", began.elapsed().as_secs_f64());
 }

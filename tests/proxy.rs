@@ -4,8 +4,12 @@
 mod bed;
 #[path = "proxy/cancel.rs"]
 mod cancel;
+#[path = "proxy/captured.rs"]
+mod captured;
 #[path = "proxy/close.rs"]
 mod close;
+#[path = "proxy/doors.rs"]
+mod doors;
 #[path = "proxy/drain.rs"]
 mod drain;
 #[path = "proxy/hold.rs"]
@@ -16,6 +20,8 @@ mod lines;
 mod listeners;
 #[path = "proxy/overlap.rs"]
 mod overlap;
+#[path = "proxy/peers.rs"]
+mod peers;
 #[path = "proxy/queue.rs"]
 mod queue;
 #[path = "proxy/reload.rs"]
@@ -24,5 +30,7 @@ mod reload;
 mod speaker;
 #[path = "proxy/startup.rs"]
 mod startup;
+#[path = "proxy/strangers.rs"]
+mod strangers;
 #[path = "proxy/words.rs"]
 mod words;

@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "the benchmark of leader moves stands on the same stage")]
 mod members;
 
+#[path = "router/disk.rs"]
+mod disk;
 #[path = "router/outages.rs"]
 mod outages;
 #[path = "router/process.rs"]

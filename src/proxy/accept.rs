@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::model::Reason;
 use crate::runtime::clock;
 use crate::sys::readiness;
 
@@ -18,7 +19,8 @@ use super::connect::is_exhaustion;
 use super::connection::{Plumbing, serve};
 use super::listener::{self, Inlet, forget_sharing};
 use super::peer::Peer;
-use super::service::{Service, Slot};
+use super::service::{Full, Service, Slot};
+use super::session_log::Record;
 
 /// A socket whose address another one of ours has taken over is kept so long for handshakes under way.
 pub const HANDOVER_GRACE: Duration = Duration::from_millis(20);
@@ -67,17 +69,17 @@ impl Acceptor {
 
     /// A machine that is out of descriptors gets a pause, not an end.
     async fn accept_all(&self, socket: &AsyncFd<Arc<Socket>>) {
-        let mut complaints = Complaints::default();
+        let mut said = Said::default();
         loop {
             let Ok(mut ready) = socket.readable().await else { return };
-            let slot = self.room().await;
+            let slot = self.room(&mut said).await;
             match ready.try_io(|_| self.inlet.accept()) {
                 // Whoever was there has gone, or another turn took it.
                 Err(_would_block) => {}
-                Ok(Ok(accepted)) => self.serve(slot, accepted),
+                Ok(Ok(accepted)) => self.receive(slot, accepted, &mut said),
                 Ok(Err(error)) => {
                     drop(slot);
-                    self.cannot(&error, &mut complaints).await;
+                    self.cannot(&error, &mut said).await;
                 }
             }
             tokio::task::consume_budget().await;
@@ -85,38 +87,55 @@ impl Acceptor {
     }
 
     /// Waits until the service may have one more client: meanwhile the kernel's backlog holds them.
-    async fn room(&self) -> Slot {
+    async fn room(&self, said: &mut Said) -> Slot {
         loop {
             let service = self.service.load_full();
-            let mut room = pin!(service.clients.room());
-            room.as_mut().enable();
-            if let Some(slot) = service.enter() {
-                return slot;
+            let mut change = pin!(service.clients.room());
+            change.as_mut().enable();
+            match service.enter() {
+                Ok(slot) => return slot,
+                Err(Full::Clients) => change.await,
+                Err(Full::Second { left }) => {
+                    said.paced(&service);
+                    tokio::select! {
+                        () = change => {}
+                        () = pause(left) => {}
+                    }
+                }
             }
-            room.await;
         }
     }
 
     fn accept_rest(&self) {
+        let mut said = Said::default();
         while let Ok(accepted) = self.inlet.accept() {
             // What the listening socket had, they have; see `Inlet::ignore_newcomers`.
             let _has_none = SockRef::from(&accepted.0).detach_filter();
-            self.serve(self.service.load().squeeze_in(), accepted);
+            self.receive(self.service.load().squeeze_in(), accepted, &mut said);
         }
     }
 
-    fn serve(&self, slot: Slot, (accepted, peer): (std::net::TcpStream, Peer)) {
+    /// A client that is not allowed to be one never is: it gets no place, no task and no word.
+    fn receive(&self, slot: Slot, (accepted, peer): (std::net::TcpStream, Peer), said: &mut Said) {
+        if !slot.service().allows(&peer) {
+            drop(accepted);
+            return self.send_away(slot.service(), peer, said);
+        }
         match listener::stream(accepted) {
             Ok(client) => drop(self.connections.spawn(serve(self.plumbing.clone(), slot.take(), client, peer))),
-            Err(error) => tracing::warn!(target: "pgvane::listen", %error, "cannot serve an accepted connection"),
+            Err(error) => said.cannot(slot.service(), &error),
         }
     }
 
-    async fn cannot(&self, error: &io::Error, complaints: &mut Complaints) {
-        if let Some(unsaid) = complaints.due() {
-            let service = &*self.service.load().name;
-            tracing::warn!(target: "pgvane::listen", service, %error, unsaid, "cannot accept a connection");
-        }
+    fn send_away(&self, service: &Arc<Service>, peer: Peer, said: &mut Said) {
+        service.counters.refused.add(Reason::NotAllowed);
+        let cluster = self.plumbing.registry.cluster.clone();
+        Record::new(cluster, service.clone(), peer).end(Reason::NotAllowed, (0, 0));
+        said.not_allowed(service, peer);
+    }
+
+    async fn cannot(&self, error: &io::Error, said: &mut Said) {
+        said.cannot(&self.service.load(), error);
         // Other errors belong to the one connection that was to be accepted.
         if is_exhaustion(error) {
             pause(EXHAUSTED_PAUSE).await;
@@ -126,6 +145,47 @@ impl Acceptor {
 
 async fn pause(length: Duration) {
     tokio::time::sleep_until(tokio::time::Instant::from_std(clock::now() + length)).await;
+}
+
+/// What one socket complains about, each at its own pace.
+#[derive(Default)]
+struct Said {
+    cannot: Complaints,
+    paced: Complaints,
+    not_allowed: Complaints,
+}
+
+impl Said {
+    fn cannot(&mut self, service: &Service, error: &io::Error) {
+        let Some(unsaid) = self.cannot.due() else { return };
+        let service = &*service.name;
+        if is_exhaustion(error) {
+            tracing::warn!(
+                target: "pgvane::listen", service, %error, unsaid,
+                "accepting pauses: the router is out of file descriptors or memory; clients wait, sessions go on"
+            );
+        } else {
+            tracing::warn!(target: "pgvane::listen", service, %error, unsaid, "cannot accept a connection");
+        }
+    }
+
+    fn paced(&mut self, service: &Service) {
+        let Some(unsaid) = self.paced.due() else { return };
+        let (service, max) = (&*service.name, service.spec().rate.max);
+        tracing::warn!(
+            target: "pgvane::listen", service, max, unsaid,
+            "accepting pauses: more clients connect than rate.max allows in a second; they wait"
+        );
+    }
+
+    fn not_allowed(&mut self, service: &Service, client: Peer) {
+        let Some(unsaid) = self.not_allowed.due() else { return };
+        let service = &*service.name;
+        tracing::warn!(
+            target: "pgvane::listen", service, %client, unsaid,
+            "closed the connection of a client that is not on the allow list"
+        );
+    }
 }
 
 /// One line per [`COMPLAIN_EVERY`], with how many were left out.
@@ -159,5 +219,12 @@ mod tests {
         assert_eq!((complaints.due(), complaints.unsaid), (None, 1));
         complaints.last = complaints.last.and_then(|last| last.checked_sub(COMPLAIN_EVERY));
         assert_eq!((complaints.due(), complaints.due()), (Some(1), None));
+    }
+    #[test]
+    fn what_the_machine_lacks_pauses_a_listener_and_one_clients_trouble_does_not() {
+        use nix::errno::Errno;
+        let pauses = |errno: Errno| is_exhaustion(&io::Error::from_raw_os_error(errno as i32));
+        assert!([Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS].into_iter().all(pauses));
+        assert!(![Errno::ECONNABORTED, Errno::EPROTO, Errno::EPERM, Errno::ENETDOWN].into_iter().any(pauses));
     }
 }

@@ -59,7 +59,7 @@ impl NoRequest {
 pub struct Client {
     pub stream: TcpStream,
     /// Read, and not part of a packet that was taken.
-    early: Vec<u8>,
+    pub early: Vec<u8>,
 }
 
 impl Client {

@@ -4,13 +4,13 @@
 //! down, starting or closing costs the client time and not its connection: it goes back to its place
 //! in the queue, and its packet is sent to the next target.
 
+mod answer;
 mod refusal;
+mod stranger;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -20,17 +20,18 @@ use crate::model::{Reason, Role, ServiceSpec};
 use crate::runtime::clock;
 
 use super::cancel;
-use super::client::{Client, NO, NoRequest, Request};
+use super::client::{Client, NO, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
 use super::protocol::conversation::Conversation;
-use super::protocol::startup::{self, FirstAnswer, Kind};
-use super::protocol::words;
+use super::protocol::startup::Kind;
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 
+use answer::{Answer, exchange};
 use refusal::{Refusal, Unserved};
+use stranger::Unheard;
 
 /// For the StartupMessage of a client that is to be told why it cannot be served.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +39,6 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For the first packet of a client that had connected just before the router began to stop.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
-const READ_BYTES: usize = 4096;
 
 /// A client and a server that has answered it.
 pub struct Established {
@@ -61,17 +61,6 @@ struct Server {
     guard: SessionGuard,
     slot: TargetSlot,
     permit: Option<Permit>,
-}
-
-enum Answer {
-    /// To be passed on; the rest is between client and server.
-    Relay(Vec<u8>),
-    /// No encryption; the client's next packet follows.
-    No,
-    /// The target was taken away.
-    Fenced(Reason),
-    /// It cannot serve now.
-    Suspect(Suspicion),
 }
 
 pub struct Handshake<'a> {
@@ -102,8 +91,16 @@ impl<'a> Handshake<'a> {
     /// Err is why the client ended without a session; it has been told what could be told.
     pub async fn run(mut self) -> Result<Established, Reason> {
         let mut server = None;
-        let mut request = self.first_request().await?;
+        let is_limited = self.comes_too_often();
+        let mut request = match self.first_request(is_limited).await {
+            Ok(request) => request,
+            Err(unheard) => return Err(self.turn_away(unheard).await),
+        };
         self.ticket = Ticket::new(clock::now(), self.source);
+        if is_limited {
+            let refusal = Refusal::of_address(self.record.peer(), self.ticket.arrived());
+            return Err(self.refuse(request, refusal).await);
+        }
         loop {
             if request.kind == Kind::Cancel {
                 drop(server);
@@ -125,7 +122,10 @@ impl<'a> Handshake<'a> {
                     self.client.tell(NO).await?;
                     self.ticket.answered();
                     self.record.enter(Stage::Request);
-                    request = self.next_request(&mut server, reached).await?;
+                    request = match self.next_request(&mut server, reached).await {
+                        Ok(request) => request,
+                        Err(unheard) => return Err(self.turn_away(unheard).await),
+                    };
                 }
                 Answer::Fenced(reason) => self.abandon(reached, reason),
                 Answer::Suspect(suspicion) => {
@@ -141,9 +141,16 @@ impl<'a> Handshake<'a> {
         &self.spec
     }
 
+    /// Every connection counts, those with cancel requests, too.
+    fn comes_too_often(&self) -> bool {
+        let max = self.spec().rate.per_client_max;
+        !self.service.connects.admits(&self.record.peer(), max, clock::now())
+    }
+
     /// A client that sends nothing holds nothing but its socket, and that not for long.
-    async fn first_request(&mut self) -> Result<Request, Reason> {
+    async fn first_request(&mut self, is_limited: bool) -> Result<Request, Unheard> {
         let limit = self.spec().startup_timeout;
+        let limit = if is_limited { limit.min(REFUSAL_TIMEOUT) } else { limit };
         let stopping = async {
             self.plumbing.stopping.cancelled().await;
             let until = Instant::from_std(clock::now() + STOPPING_TIMEOUT);
@@ -151,14 +158,14 @@ impl<'a> Handshake<'a> {
         };
         let outcome = tokio::select! {
             outcome = timeout(limit, self.client.next_request()) => outcome,
-            () = stopping => return Err(Reason::Shutdown),
+            () = stopping => return Err(Unheard::Ended(Reason::Shutdown)),
         };
-        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
+        Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
     }
 
     /// The packet after an 'N'. Meanwhile the server may go away, which costs nothing: the packet
     /// then goes to another.
-    async fn next_request(&mut self, server: &mut Option<Server>, reached: Server) -> Result<Request, Reason> {
+    async fn next_request(&mut self, server: &mut Option<Server>, reached: Server) -> Result<Request, Unheard> {
         let until = Instant::from_std(clock::now() + self.spec().startup_timeout);
         *server = Some(reached);
         let outcome = loop {
@@ -184,17 +191,7 @@ impl<'a> Handshake<'a> {
             kept.guard.finish(Reason::Unconfirmed);
             *server = None;
         }
-        self.understood(outcome.map_err(|_| Reason::StartupTimedOut)?).await
-    }
-
-    async fn understood(&mut self, outcome: Result<Request, NoRequest>) -> Result<Request, Reason> {
-        if let Err(NoRequest::Malformed(startup::Malformed::Protocol { major, minor })) = outcome {
-            let message = format!("unsupported frontend protocol {major}.{minor}");
-            let words = words::fatal(words::FEATURE_NOT_SUPPORTED, &message, "", "This router speaks protocol 3.");
-            self.client.tell(&words).await?;
-            self.service.counters.told.add(words::FEATURE_NOT_SUPPORTED);
-        }
-        outcome.map_err(|none| none.reason())
+        Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
     }
 
     /// A connected server with a session opened on it.
@@ -308,7 +305,7 @@ impl<'a> Handshake<'a> {
     /// What this client waited for in vain, as known now.
     fn refusal(&self, why: Reason, crowd: Option<Crowd>) -> Unserved {
         let (reason, since) = self.waits_for();
-        Unserved::Refused(Refusal { why, crowd, reason, since })
+        Unserved::Refused(Refusal { why, crowd, reason, since, address: None })
     }
 
     /// Why there is no target for this client, and since when.
@@ -417,42 +414,4 @@ impl<'a> Handshake<'a> {
 /// It took the connect, and is starting or stopping.
 fn is_startup(suspicion: Suspicion) -> bool {
     matches!(suspicion, Suspicion::StartupRejected | Suspicion::StartupEof)
-}
-
-/// Err: the server closed or reset without an answer.
-async fn exchange(server: &mut TcpStream, request: &Request) -> io::Result<Answer> {
-    server.write_all(&request.bytes).await?;
-    match request.kind {
-        Kind::Ssl | Kind::GssEnc => match server.read_u8().await? {
-            b'N' => Ok(Answer::No),
-            other => Ok(Answer::Relay(vec![other])),
-        },
-        Kind::Startup => read_first_message(server).await,
-        Kind::DirectTls | Kind::Cancel => {
-            let mut bytes = vec![0; READ_BYTES];
-            let n = server.read(&mut bytes).await?;
-            bytes.truncate(n);
-            Ok(Answer::Relay(bytes))
-        }
-    }
-}
-
-async fn read_first_message(server: &mut TcpStream) -> io::Result<Answer> {
-    let mut bytes = Vec::new();
-    loop {
-        match startup::first_answer(&bytes) {
-            FirstAnswer::Other => return Ok(Answer::Relay(bytes)),
-            FirstAnswer::CannotConnectNow => return Ok(Answer::Suspect(Suspicion::StartupRejected)),
-            FirstAnswer::Incomplete if bytes.len() > startup::FIRST_ANSWER_BYTES_MAX => {
-                return Ok(Answer::Relay(bytes));
-            }
-            FirstAnswer::Incomplete => {}
-        }
-        match server.read_buf(&mut bytes).await {
-            Ok(0) | Err(_) if !bytes.is_empty() => return Ok(Answer::Relay(bytes)),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

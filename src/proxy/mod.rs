@@ -21,6 +21,7 @@ pub mod relay;
 pub mod service;
 pub mod session_log;
 pub mod sessions;
+mod stall;
 pub mod stats;
 pub mod suspects;
 pub mod targets;

@@ -47,6 +47,14 @@ impl Deref for HashBytes {
 }
 
 impl Peer {
+    /// None for a client by a Unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Ip(address) => Some(address.ip()),
+            Peer::Unix { .. } => None,
+        }
+    }
+
     /// What a choice by source is made from: the IP address without its port. All clients of Unix
     /// sockets are one source.
     pub fn hash_bytes(&self) -> HashBytes {

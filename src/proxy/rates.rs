@@ -72,12 +72,9 @@ impl Rates {
     /// Whether `peer` may do one more at `now`, with at most `max` in any second; counts it if so.
     /// 0: no limit.
     pub fn admits(&self, peer: &Peer, max: u32, now: Instant) -> bool {
-        let Peer::Ip(address) = peer else { return true };
-        if max == 0 {
-            return true;
-        }
+        let Some(ip) = peer.ip().filter(|_| max > 0) else { return true };
         let mut slices = self.0.lock();
-        slices.get_or_insert_with(|| Box::new(Slices::new(now))).admits(address.ip(), max, now)
+        slices.get_or_insert_with(|| Box::new(Slices::new(now))).admits(ip, max, now)
     }
 }
 

@@ -28,6 +28,7 @@ use super::fence::Fence;
 use super::handshake::Established;
 use super::protocol::conversation::{Conversation, Hearing, Standing};
 use super::sessions::SessionGuard;
+use super::stall::Stalls;
 
 /// The most that is read at once, and the most that is kept when the other side is slow.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -69,6 +70,7 @@ pub async fn relay(established: &mut Established) -> Ended {
     let mut change = pin!(fence.next_change());
     let mut watched_by: Option<Waker> = None;
     let mut patience: Option<Pin<Box<Sleep>>> = None;
+    let mut stalls = Stalls::default();
     let mut relay = Relay::new(established, &fence);
     let how = poll_fn(|cx| {
         // A change of the fence is awaited once per waker, not locked at every turn.
@@ -85,6 +87,8 @@ pub async fn relay(established: &mut Established) -> Ended {
         if let Poll::Ready(end) = relay.poll(cx) {
             return Poll::Ready(end);
         }
+        let (to_server, to_client) = relay.guard.bytes();
+        stalls.poll(cx, [(&*relay.server, to_server), (&*relay.client, to_client)]);
         if relay.down.shut && patience.is_none() {
             let until = Instant::from_std(clock::now() + AFTER_SERVER_EOF_MAX);
             patience = Some(Box::pin(sleep_until(until)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use crate::runtime::clock;
 
 use super::cancel::UnderWay;
 use super::hold::Queue;
+use super::peer::Peer;
 use super::rates::{Pace, Rates};
 use super::stats::Counters;
 
@@ -118,18 +119,32 @@ impl Service {
         self.removal.lock().token.clone()
     }
 
-    /// A place under `clients_max`, if there is one.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Slot> {
-        let max = self.spec.load().clients_max;
+    /// A place under `clients_max`, within `rate.max`.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Slot, Full> {
+        let spec = self.spec.load();
+        self.pace.take(spec.rate.max, clock::now()).map_err(|left| Full::Second { left })?;
+        let max = spec.clients_max;
         let more = |now: usize| (max == 0 || now < max).then_some(now + 1);
-        self.clients.places.fetch_update(AcqRel, Relaxed, more).ok()?;
-        Some(Slot { service: self.clone(), is_client: false })
+        let is_counted = spec.rate.max > 0;
+        if self.clients.places.fetch_update(AcqRel, Relaxed, more).is_err() {
+            if is_counted {
+                self.pace.give_back();
+            }
+            return Err(Full::Clients);
+        }
+        Ok(Slot { service: self.clone(), is_client: false, is_counted })
     }
 
     /// A place beyond the limit, for a client that the kernel has accepted and nobody else will.
     pub(super) fn squeeze_in(self: &Arc<Self>) -> Slot {
         self.clients.places.fetch_add(1, AcqRel);
-        Slot { service: self.clone(), is_client: false }
+        Slot { service: self.clone(), is_client: false, is_counted: false }
+    }
+
+    /// Whether clients from there are welcome, as of now.
+    pub(super) fn allows(&self, peer: &Peer) -> bool {
+        let spec = self.spec.load();
+        spec.allow.is_empty() || peer.ip().is_none_or(|ip| spec.allow.iter().any(|network| network.contains(&ip)))
     }
 
     /// A limit or a listener's service has changed: look again whether there is room.
@@ -168,11 +183,22 @@ fn hold_max(spec: &ServiceSpec, clamp: usize) -> usize {
     }
 }
 
+/// Why nobody is to be accepted now.
+#[derive(Debug)]
+pub(super) enum Full {
+    /// `clients_max` are there.
+    Clients,
+    /// `rate.max` came in the last second, and the next may come after what is left of it.
+    Second { left: Duration },
+}
+
 /// One connected client. Its drop makes room for the next one.
 #[derive(Debug)]
 pub struct Slot {
     service: Arc<Service>,
     is_client: bool,
+    /// Under `rate.max`, for a client that may not come.
+    is_counted: bool,
 }
 
 impl Slot {
@@ -182,7 +208,7 @@ impl Slot {
 
     /// There is a client for it.
     pub(super) fn take(mut self) -> Slot {
-        self.is_client = true;
+        (self.is_client, self.is_counted) = (true, false);
         CLIENTS.fetch_add(1, Relaxed);
         let Clients { now, most, .. } = &self.service.clients;
         most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
@@ -196,6 +222,9 @@ impl Drop for Slot {
         if self.is_client {
             CLIENTS.fetch_sub(1, Relaxed);
             self.service.clients.now.fetch_sub(1, Relaxed);
+        }
+        if self.is_counted {
+            self.service.pace.give_back();
         }
         self.service.clients.places.fetch_sub(1, AcqRel);
         self.service.clients.room.notify_waiters();

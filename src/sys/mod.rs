@@ -1,3 +1,4 @@
 //! Every unsafe line, each behind a function that is safe to call, with why it is sound.
 
 pub mod readiness;
+pub mod tcp;

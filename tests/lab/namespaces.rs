@@ -1,8 +1,10 @@
 //! Hosts of their own for servers and router: Linux network namespaces on one bridge, with links
-//! that can be cut. All of it goes away with the test, however that ends.
+//! that can be cut. All of it goes away with the test, however that ends, and so does what runs there.
 
+use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
+use nix::sched::{CloneFlags, setns};
 use nix::unistd::geteuid;
 
 /// Nobody has this hardware address: what is sent to it is lost without a word.
@@ -75,6 +77,22 @@ impl Network {
         ["ip", "netns", "exec", &self.space(host)].map(str::to_owned).to_vec()
     }
 
+    /// The address of this process, which stands outside all hosts.
+    pub fn outside(&self) -> String {
+        format!("{}.1", self.subnet)
+    }
+
+    /// Does something as if on `host`: sockets that are made there belong there, whoever uses them.
+    pub fn inside<T: Send>(&self, host: &str, act: impl FnOnce() -> T + Send) -> T {
+        let space = File::open(format!("/run/netns/{}", self.space(host))).expect("a namespace of this network");
+        let there = move || {
+            setns(space, CloneFlags::CLONE_NEWNET).expect("entering a network namespace takes root");
+            act()
+        };
+        // A thread of its own, which is never anywhere else.
+        std::thread::scope(|scope| scope.spawn(there).join().expect("what was done there went well"))
+    }
+
     /// Like the death of its machine, seen from outside: nothing answers, nothing refuses.
     pub fn unplug(&self, host: &str) {
         ip(&format!("link set {} down", self.cable(host)));
@@ -110,7 +128,8 @@ impl Drop for Network {
 fn guardian(prefix: &str, hosts: &[String]) -> Child {
     use std::os::unix::process::CommandExt;
     let script = format!(
-        "cat >/dev/null; for host in {}; do ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {prefix}br",
+        "cat >/dev/null; for host in {}; do ip netns pids {prefix}-$host | xargs -r kill -9; \
+         ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {prefix}br",
         hosts.join(" ")
     );
     let mut shell = Command::new("sh");

@@ -140,6 +140,16 @@ impl Router {
         Router { setup, process }
     }
 
+    /// The same, where `command` becomes the router by and by; it finds its configuration at the setup's path.
+    pub fn start_as(setup: Setup, text: &str, command: &mut Command) -> Router {
+        fs::write(setup.config_path(), text).expect("the configuration can be written");
+        Router { setup, process: Process::start(command) }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Ends this one at once and starts the next with the same configuration.
     pub fn replace(mut self) -> Router {
         self.process.kill();

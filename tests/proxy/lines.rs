@@ -1,52 +1,13 @@
 //! The line of each client in the log.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use pgvane::model::{HoldSpec, HostPort, ListenAddress, Reason, Role, ServiceSpec, SessionLog};
 use serde_json::Value;
-use tracing::subscriber::DefaultGuard;
 
 use crate::bed::*;
-
-/// What this thread logs: a test here has a runtime of one thread.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    fn capture() -> (Lines, DefaultGuard) {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let format = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
-        (lines, tracing::subscriber::set_default(format.finish()))
-    }
-
-    fn all(&self) -> Vec<Value> {
-        let text = String::from_utf8(self.0.lock().clone()).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["target"] == "pgvane::session").collect()
-    }
-
-    async fn next(&self, count: usize) -> Value {
-        until("a line", || self.all().len() >= count).await;
-        let mut lines = self.all();
-        assert_eq!(lines.len(), count, "{lines:#?}");
-        lines.remove(count - 1)
-    }
-}
+use crate::captured::Lines;
 
 fn logging(session_log: SessionLog, change: impl FnOnce(&mut ServiceSpec)) -> Bed {
     let mut spec = ServiceSpec { session_log, ..spec("primary", Role::Primary) };
@@ -145,7 +106,7 @@ async fn off_is_silent() {
     bed.publish(None, &[]);
     bed.started("primary").await.fatal().await;
     until("gone", || bed.snapshot("primary").clients == 0).await;
-    assert_eq!(lines.all().len(), 0);
+    assert_eq!(lines.of("pgvane::session").len(), 0);
 }
 
 #[tokio::test]

@@ -103,14 +103,31 @@ async fn encryption_that_the_server_takes_is_opaque() {
     }
 }
 
+/// A ClientHello of so many bytes in records of 16 KiB at most.
+fn client_hello(length: usize) -> Vec<u8> {
+    let mut hello = vec![1];
+    hello.extend(&(length as u32).to_be_bytes()[1..]);
+    hello.resize(4 + length, 7);
+    let framed = |part: &[u8]| [&[0x16, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+    hello.chunks(1 << 14).flat_map(framed).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_tls_is_passed_through() {
     let (bed, server) = (Bed::new(), Server::start("a", echo).await);
     bed.publish(Some(&server), &[]);
     let mut client = bed.client("primary").await;
-    client.send(b"\x16\x03\x01\x00\x05hel").await;
-    client.send(b"lo and").await;
-    client.expect(b"\x16\x03\x01\x00\x05hello and").await;
+    // Longer than one record, and than the client's first segment.
+    let mut hello = client_hello(20_000);
+    let (first, rest) = hello.split_at(7);
+    client.send(first).await;
+    for part in rest.chunks(5000) {
+        assert_eq!(server.accepted(), 0, "a server is of no use before the whole of it");
+        client.send(part).await;
+    }
+    client.send(b"and").await;
+    hello.extend(b"and");
+    client.expect(&hello).await;
     client.echo(b"more").await;
 }
 
@@ -264,24 +281,6 @@ async fn a_cancel_is_never_held_and_goes_to_every_server_of_the_service() {
     client.send(&CANCEL_REQUEST).await;
     client.end().await;
     assert_eq!(a.seen.first.lock().last().unwrap(), &CANCEL_REQUEST.to_vec());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_postgres_is_closed_and_silence_has_a_limit() {
-    let bed = Bed::with(|spec| spec.startup_timeout = Duration::from_millis(50));
-    let server = Server::postgres("a").await;
-    bed.publish(Some(&server), &[]);
-    let mut http = bed.client("primary").await;
-    http.send(b"GET / HTTP/1.1\r\n\r\n").await;
-    http.end().await;
-    let mut silent = bed.client("primary").await;
-    silent.end().await;
-    until("counted", || bed.refused("primary", Reason::StartupMalformed) == 1).await;
-    until("counted", || bed.refused("primary", Reason::StartupTimedOut) == 1).await;
-    let mut old = bed.client("primary").await;
-    old.send(&[0, 0, 0, 9, 0, 2, 0, 0, 0]).await;
-    assert_eq!(old.message().await.0, b'E');
-    assert_eq!(server.accepted(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! What a client is told that cannot be served, or not at once.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::model::{Reason, Role, ServiceSpec};
 use crate::proxy::hold::Crowd;
+use crate::proxy::peer::Peer;
 use crate::proxy::protocol::words;
 use crate::runtime::clock;
 
@@ -16,7 +18,7 @@ pub(super) enum Unserved {
 impl Unserved {
     pub fn local(since: Instant) -> Unserved {
         let (why, reason) = (Reason::NoDescriptors, Reason::NoDescriptors);
-        Unserved::Refused(Refusal { why, crowd: None, reason, since })
+        Unserved::Refused(Refusal { why, crowd: None, reason, since, address: None })
     }
 }
 
@@ -27,12 +29,20 @@ pub(super) struct Refusal {
     pub crowd: Option<Crowd>,
     pub reason: Reason,
     pub since: Instant,
+    /// Of a client that is sent away for it.
+    pub address: Option<IpAddr>,
 }
 
 impl Refusal {
+    /// It has had its share of the second.
+    pub fn of_address(peer: Peer, since: Instant) -> Refusal {
+        let (why, address) = (Reason::RateLimited, peer.ip());
+        Refusal { why, crowd: None, reason: why, since, address }
+    }
+
     pub fn sqlstate(&self) -> &'static str {
         match self.why {
-            Reason::NoDescriptors => words::TOO_MANY_CONNECTIONS,
+            Reason::NoDescriptors | Reason::RateLimited => words::TOO_MANY_CONNECTIONS,
             _ if self.crowd.is_some() => words::TOO_MANY_CONNECTIONS,
             _ => words::CANNOT_CONNECT_NOW,
         }
@@ -43,6 +53,9 @@ impl Refusal {
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         if self.why == Reason::NoDescriptors {
             return words::fatal(self.sqlstate(), "too many connections", self.why.sentence(), "");
+        }
+        if let Some(address) = self.address {
+            return too_often(spec, address);
         }
         if let Some(crowd) = self.crowd {
             return self.crowded(spec, crowd, seconds(arrived));
@@ -73,6 +86,15 @@ impl Refusal {
         let hint = "Use fewer connections, or raise maxconn or queue in the router's configuration.";
         words::fatal(self.sqlstate(), &message, &detail, hint)
     }
+}
+
+fn too_often(spec: &ServiceSpec, address: IpAddr) -> Vec<u8> {
+    let (service, most) = (&spec.name, spec.rate.per_client_max);
+    let message = format!("too many connections from {address}");
+    let detail =
+        format!("Service {service}: {} (rate.per_client_max {most} a second).", Reason::RateLimited.sentence());
+    let hint = "Keep connections open for longer, or raise rate.per_client_max in the router's configuration.";
+    words::fatal(words::TOO_MANY_CONNECTIONS, &message, &detail, hint)
 }
 
 /// For a client that was held and is served now.

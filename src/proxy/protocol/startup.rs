@@ -9,6 +9,9 @@ pub const STARTUP_BODY_BYTES_MAX: usize = 10_000;
 pub const STARTUP_BYTES_MAX: usize = STARTUP_BODY_BYTES_MAX + LENGTH_BYTES;
 /// Protocol 3.2 allows cancel keys of up to 256 bytes.
 pub const CANCEL_KEY_BYTES_MAX: usize = 256;
+/// The longest ClientHello, with the headers of its records: with direct TLS nothing else comes before the
+/// server's answer.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;
 /// A first server message longer than this is passed on unread.
 pub const FIRST_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
@@ -28,6 +31,9 @@ const GSSENC_CODE: u32 = 80_877_104;
 const TLS_HANDSHAKE: u8 = 0x16;
 const TLS_HEADER_BYTES: usize = 5;
 const TLS_RECORD_BYTES_MAX: usize = 1 << 14;
+const CLIENT_HELLO: u8 = 1;
+/// Type and length.
+const HANDSHAKE_HEAD_BYTES: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -35,7 +41,7 @@ pub enum Kind {
     Ssl,
     GssEnc,
     Cancel,
-    /// TLS from the first byte: one record, which holds the ClientHello. What follows is opaque.
+    /// TLS from the first byte: the records that hold the ClientHello. What follows is opaque.
     DirectTls,
 }
 
@@ -65,7 +71,7 @@ pub enum Parsed {
 pub fn parse(bytes: &[u8]) -> Parsed {
     match bytes {
         [] => return Parsed::Incomplete,
-        [TLS_HANDSHAKE, ..] => return parse_tls_record(bytes),
+        [TLS_HANDSHAKE, ..] => return parse_client_hello(bytes),
         // Two leading zeros are all that a length of at most 10,004 allows.
         [0, 0, ..] | [0] => {}
         _ => return Parsed::Malformed(Malformed::Length),
@@ -83,16 +89,41 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// A server answers a ClientHello only when it has the whole of it.
-fn parse_tls_record(bytes: &[u8]) -> Parsed {
-    let [_, _, _, high, low, ..] = bytes else { return Parsed::Incomplete };
-    let length = usize::from(u16::from_be_bytes([*high, *low]));
-    match length {
-        1..=TLS_RECORD_BYTES_MAX if bytes.len() >= TLS_HEADER_BYTES + length => {
-            Parsed::Complete { kind: Kind::DirectTls, length: TLS_HEADER_BYTES + length }
+/// A server answers a ClientHello only when it has the whole of it, and a client may spread it over
+/// records (RFC 8446, section 5.1).
+fn parse_client_hello(bytes: &[u8]) -> Parsed {
+    let (mut at, mut read) = (0, 0);
+    let mut head = [0; HANDSHAKE_HEAD_BYTES];
+    loop {
+        let record = &bytes[at..];
+        let Some([kind, _, _, high, low]) = record.first_chunk::<TLS_HEADER_BYTES>() else { return Parsed::Incomplete };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        if *kind != TLS_HANDSHAKE {
+            return Parsed::Malformed(Malformed::Shape);
         }
-        1..=TLS_RECORD_BYTES_MAX => Parsed::Incomplete,
-        _ => Parsed::Malformed(Malformed::Length),
+        at += TLS_HEADER_BYTES + length;
+        if !(1..=TLS_RECORD_BYTES_MAX).contains(&length) || at > CLIENT_HELLO_BYTES_MAX {
+            return Parsed::Malformed(Malformed::Length);
+        }
+        let content = &record[TLS_HEADER_BYTES..record.len().min(TLS_HEADER_BYTES + length)];
+        for (byte, place) in content.iter().zip(head.iter_mut().skip(read)) {
+            *place = *byte;
+        }
+        read += content.len();
+        if read > 0 && head[0] != CLIENT_HELLO {
+            return Parsed::Malformed(Malformed::Shape);
+        }
+        let [_, high, middle, low] = head.map(usize::from);
+        let whole = HANDSHAKE_HEAD_BYTES + (high << 16 | middle << 8 | low);
+        if read >= HANDSHAKE_HEAD_BYTES && whole > CLIENT_HELLO_BYTES_MAX {
+            return Parsed::Malformed(Malformed::Length);
+        }
+        if content.len() < length {
+            return Parsed::Incomplete;
+        }
+        if read >= HANDSHAKE_HEAD_BYTES && read >= whole {
+            return Parsed::Complete { kind: Kind::DirectTls, length: at };
+        }
     }
 }
 
@@ -195,11 +226,36 @@ mod tests {
         assert_eq!(parse(&packet(GSSENC_CODE, b"")), complete(Kind::GssEnc, 8));
         assert_eq!(parse(&packet(CANCEL_CODE, &[7; 8])), complete(Kind::Cancel, 16));
         assert_eq!(parse(&packet(CANCEL_CODE, &[7; 4 + 256])), complete(Kind::Cancel, 268));
-        assert_eq!(parse(&[0x16, 3, 1, 0, 2, 7]), Parsed::Incomplete);
-        assert_eq!(parse(&[0x16, 3, 1, 0, 2, 7, 7, 7]), complete(Kind::DirectTls, 7));
         let mut two = packet(SSL_CODE, b"");
         two.extend(packet(0x30000, b"\0"));
         assert_eq!(parse(&two), complete(Kind::Ssl, 8));
+    }
+
+    /// A ClientHello of so many bytes in records of so many.
+    fn client_hello(length: usize, record: usize) -> Vec<u8> {
+        let mut hello = vec![CLIENT_HELLO];
+        hello.extend(&(length as u32).to_be_bytes()[1..]);
+        hello.resize(HANDSHAKE_HEAD_BYTES + length, 7);
+        let framed = |part: &[u8]| [&[0x16, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+        hello.chunks(record).flat_map(framed).collect()
+    }
+
+    #[test]
+    fn a_client_hello_is_whole_with_its_last_record() {
+        for (length, record) in [(3, 100), (300, 50), (300, 1), (20_000, 1 << 14), (40_000, 1 << 14)] {
+            let hello = client_hello(length, record);
+            assert_eq!(parse(&hello[..hello.len() - 1]), Parsed::Incomplete, "{length} by {record}");
+            let more = [&hello[..], b"early data"].concat();
+            assert_eq!(parse(&more), complete(Kind::DirectTls, hello.len()), "{length} by {record}");
+        }
+        let too_long = client_hello(CLIENT_HELLO_BYTES_MAX, 1 << 14);
+        assert_eq!(parse(&too_long[..9]), Parsed::Malformed(Malformed::Length));
+        assert_eq!(parse(&client_hello(60_000, 1)), Parsed::Malformed(Malformed::Length), "mostly headers");
+        let server_hello = [0x16, 3, 1, 0, 2, 2, 0];
+        assert_eq!(parse(&server_hello), Parsed::Malformed(Malformed::Shape));
+        let mut torn = client_hello(300, 50);
+        torn[55] = 0x17;
+        assert_eq!(parse(&torn), Parsed::Malformed(Malformed::Shape));
     }
 
     #[test]
@@ -260,7 +316,11 @@ mod tests {
         let built = (codes, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(code, body)| packet(code, &body));
         let tls = (0..40u8, prop::collection::vec(any::<u8>(), 0..64))
             .prop_map(|(length, body)| [&[TLS_HANDSHAKE, 3, 1, 0, length][..], &body].concat());
-        prop_oneof![built, tls, prop::collection::vec(any::<u8>(), 0..64)]
+        let hello = (0..200usize, 1..80usize, 0..300usize).prop_map(|(length, record, cut)| {
+            let hello = client_hello(length, record);
+            hello[..hello.len().min(cut)].to_vec()
+        });
+        prop_oneof![built, tls, hello, prop::collection::vec(any::<u8>(), 0..64)]
     }
 
     proptest! {
