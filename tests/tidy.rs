@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 600;
 /// Rooms that do no IO, and what they may name from the crate.
-const PURE: [(&str, &[&str]); 2] = [("model", &["model"]), ("decide", &["model", "decide"])];
+const PURE: [(&str, &[&str]); 3] = [("model", &["model"]), ("decide", &["model", "decide"]), ("proxy/protocol", &[])];
 /// Rooms of the shell and what they may name; the drivers and the commands know everything.
 const SHELL: [(&str, &[&str]); 6] = [
     ("config", &["model", "config"]),

@@ -177,16 +177,19 @@ impl Conversation {
     }
 
     fn see_client(&mut self, part: Part) {
-        if part.begins {
-            self.begin_client(part.kind);
-        }
-        self.statements.see(part);
-    }
-
-    fn begin_client(&mut self, kind: u8) {
-        if matches!(kind, b'Q' | b'F' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S') && self.owed.is_settled() {
+        let begins_statement =
+            part.begins && matches!(part.kind, b'Q' | b'F' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S');
+        if begins_statement && self.owed.is_settled() {
             self.statements.first_under_way(self.in_transaction());
         }
+        self.statements.see(part);
+        // A server obeys whole messages alone.
+        if part.is_last() {
+            self.client_said(part.kind);
+        }
+    }
+
+    fn client_said(&mut self, kind: u8) {
         match kind {
             b'Q' | b'F' => self.owed.sent_query(),
             b'P' | b'B' | b'E' | b'D' | b'C' => self.owed.sent_to_batch(),
@@ -238,7 +241,8 @@ impl Conversation {
         self.owed.ready();
         if self.owed.is_settled() {
             self.statements.settled(self.in_transaction());
-        } else if !self.in_transaction() {
+        }
+        if !self.in_transaction() {
             self.statements.outside_transaction();
         }
     }

@@ -2,7 +2,7 @@
 //! one byte of type, then a length of four bytes that counts itself and not the type).
 
 /// Type and length.
-const HEADER_BYTES: usize = 5;
+const HEADER_BYTES: u8 = 5;
 /// The length counts itself.
 const LENGTH_BYTES: u32 = 4;
 /// PostgreSQL reads lengths as signed (src/backend/libpq/pqcomm.c, `pq_getmessage`).
@@ -12,11 +12,13 @@ const BODY_BYTES_MAX: u32 = i32::MAX as u32 - LENGTH_BYTES;
 #[derive(Debug, Clone, Default)]
 pub struct Framer {
     /// Of the message under way.
-    header: [u8; HEADER_BYTES],
-    /// Bytes of `header` that have come; 0 between messages.
+    kind: u8,
+    /// Bytes of its header that have come; 0 between messages.
     header_have: u8,
     /// A length was impossible: nothing after it can be told apart.
     lost: bool,
+    /// As far as its bytes have come.
+    length: u32,
     /// Bytes of the body that are still to come, once the header is whole.
     body_left: u32,
 }
@@ -47,17 +49,17 @@ impl Framer {
     /// is whole (with what is there of the body), then one per further piece of the body.
     pub fn advance<'a>(&mut self, mut bytes: &'a [u8], mut see: impl FnMut(Part<'a>)) {
         while !bytes.is_empty() && !self.lost {
-            let begins = usize::from(self.header_have) < HEADER_BYTES;
+            let begins = self.header_have < HEADER_BYTES;
             if begins {
                 bytes = self.take_header(bytes);
-                if usize::from(self.header_have) < HEADER_BYTES || self.lost {
+                if self.header_have < HEADER_BYTES || self.lost {
                     return;
                 }
             }
             let here = bytes.len().min(self.body_left as usize);
             let (body, rest) = bytes.split_at(here);
-            let body_len = self.body_len();
-            see(Part { kind: self.header[0], begins, body_len, offset: body_len - self.body_left, bytes: body });
+            let body_len = self.length.saturating_sub(LENGTH_BYTES);
+            see(Part { kind: self.kind, begins, body_len, offset: body_len - self.body_left, bytes: body });
             self.body_left -= here as u32;
             if self.body_left == 0 {
                 self.header_have = 0;
@@ -66,25 +68,25 @@ impl Framer {
         }
     }
 
-    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let have = usize::from(self.header_have);
-        let (head, rest) = bytes.split_at(bytes.len().min(HEADER_BYTES - have));
-        self.header[have..have + head.len()].copy_from_slice(head);
-        self.header_have += head.len() as u8;
-        if usize::from(self.header_have) == HEADER_BYTES {
-            self.body_left = self.body_len();
-            self.lost = self.length() < LENGTH_BYTES || self.body_left > BODY_BYTES_MAX;
+    fn take_header<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
+        if let (0, [kind, a, b, c, d, rest @ ..]) = (self.header_have, bytes) {
+            (self.kind, self.length, self.header_have) = (*kind, u32::from_be_bytes([*a, *b, *c, *d]), HEADER_BYTES);
+            bytes = rest;
         }
-        rest
-    }
-
-    fn length(&self) -> u32 {
-        let [_, length @ ..] = self.header;
-        u32::from_be_bytes(length)
-    }
-
-    fn body_len(&self) -> u32 {
-        self.length().saturating_sub(LENGTH_BYTES)
+        while let (0..HEADER_BYTES, [byte, rest @ ..]) = (self.header_have, bytes) {
+            if self.header_have == 0 {
+                (self.kind, self.length) = (*byte, 0);
+            } else {
+                self.length = self.length << 8 | u32::from(*byte);
+            }
+            self.header_have += 1;
+            bytes = rest;
+        }
+        if self.header_have == HEADER_BYTES {
+            self.body_left = self.length.saturating_sub(LENGTH_BYTES);
+            self.lost = self.length < LENGTH_BYTES || self.body_left > BODY_BYTES_MAX;
+        }
+        bytes
     }
 
     /// What comes next is a message's first byte.

@@ -21,6 +21,16 @@ enum Extra {
     AfterReady,
 }
 
+/// A COPY FROM STDIN under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    No,
+    /// The server reads, and the client has not sent the end.
+    Data,
+    /// By a batch: the end was sent or the server failed, and the batch was not synced since.
+    Over,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Owed {
     /// ReadyForQuery that are to come.
@@ -29,8 +39,7 @@ pub struct Owed {
     last_is_sync: bool,
     /// The client began an extended batch and did not sync it.
     unsynced: bool,
-    /// The server reads a COPY and the client has not ended it.
-    copy_in: bool,
+    copy: Reading,
     /// The client ended a COPY that the server had not announced.
     ended_early: bool,
     /// Syncs that the server passes over, unless its COPY failed before.
@@ -47,7 +56,7 @@ impl Owed {
             count: 1,
             last_is_sync: false,
             unsynced: false,
-            copy_in: false,
+            copy: Reading::No,
             ended_early: false,
             passed_over: 0,
             extra: Extra::No,
@@ -57,28 +66,32 @@ impl Owed {
 
     /// Everything was answered.
     pub fn is_settled(&self) -> bool {
-        self.count == 0 && !self.unsynced && !self.copy_in && self.extra == Extra::No && !self.lost
+        self.count == 0 && !self.unsynced && self.copy == Reading::No && self.extra == Extra::No && !self.lost
     }
 
     /// Nothing but the startup waits for its answer, if that does.
     pub fn is_startup_alone(&self) -> bool {
-        self.count == 1 && !self.unsynced && !self.copy_in && !self.lost
+        self.count == 1 && !self.unsynced && self.copy == Reading::No && !self.lost
     }
 
-    /// The client sent a Query or a FunctionCall.
+    /// The client sent a Query or a FunctionCall. Before the end of a COPY and its Sync it has no place: a
+    /// server that still reads ends the session for it, one that failed obeys it or skips it.
     pub fn sent_query(&mut self) {
+        self.lost |= self.copy != Reading::No;
         self.push(false);
     }
 
     /// The client sent a message of an extended batch other than Sync and Flush.
     pub fn sent_to_batch(&mut self) {
+        self.lost |= self.copy != Reading::No;
         self.unsynced = true;
     }
 
     pub fn sent_sync(&mut self) {
-        if self.copy_in {
+        if self.copy == Reading::Data {
             self.passed_over = self.passed_over.saturating_add(1);
         } else {
+            self.copy = Reading::No;
             self.unsynced = false;
             self.push(true);
         }
@@ -86,10 +99,11 @@ impl Owed {
 
     /// The client sent CopyDone or CopyFail, which a server outside of COPY ignores.
     pub fn sent_end_of_copy(&mut self) {
-        if !self.copy_in {
+        if self.copy == Reading::Data {
+            self.stop_reading();
+        } else {
             self.ended_early = !self.is_settled();
         }
-        self.copy_in = false;
     }
 
     /// The client sent what no rule here is about.
@@ -100,7 +114,7 @@ impl Owed {
     /// The server announced that it reads a COPY, or a COPY in both directions.
     pub fn copy_begins(&mut self) {
         self.answered();
-        let orderly = !self.ended_early && !self.copy_in && self.extra == Extra::No;
+        let orderly = !self.ended_early && self.copy == Reading::No && self.extra == Extra::No;
         match (self.count, self.last_is_sync, self.unsynced) {
             // The Execute came without a Sync, or with one that is passed over.
             (0, _, true) if orderly => {}
@@ -114,20 +128,20 @@ impl Owed {
             // More was sent than a server in COPY bears: an early error alone saves the session.
             _ => self.lost = true,
         }
-        self.copy_in = true;
+        self.copy = Reading::Data;
     }
 
     /// The server sent CommandComplete.
     pub fn completed(&mut self) {
         self.answered();
-        self.copy_in = false;
+        self.copy = Reading::No;
         self.passed_over = 0;
     }
 
     /// The server sent ErrorResponse.
     pub fn failed(&mut self) {
         self.answered();
-        self.copy_in = false;
+        self.stop_reading();
         match std::mem::take(&mut self.passed_over) {
             0 => {}
             1 if self.extra == Extra::No => self.extra = Extra::AfterError,
@@ -137,10 +151,14 @@ impl Owed {
 
     /// The server sent ReadyForQuery.
     pub fn ready(&mut self) {
-        self.copy_in = false;
+        // A COPY ends with a CommandComplete or an ErrorResponse.
+        self.lost |= self.copy == Reading::Data || self.passed_over > 0;
         match self.extra {
             Extra::No => self.pop(),
-            Extra::AfterError if self.count == 0 => self.extra = Extra::No,
+            // For the Sync that was not passed over.
+            Extra::AfterError if self.count == 0 => {
+                (self.extra, self.copy, self.unsynced) = (Extra::No, Reading::No, false);
+            }
             Extra::AfterError => {
                 self.pop();
                 self.extra = Extra::AfterReady;
@@ -156,6 +174,12 @@ impl Owed {
     pub fn answered(&mut self) {
         if self.extra == Extra::AfterReady {
             self.extra = Extra::No;
+        }
+    }
+
+    fn stop_reading(&mut self) {
+        if self.copy == Reading::Data {
+            self.copy = if self.unsynced { Reading::Over } else { Reading::No };
         }
     }
 

@@ -33,6 +33,11 @@ impl Spelling {
         self.candidate == FRESH
     }
 
+    /// And never will be one, whatever follows.
+    pub fn is_none_of_them(self) -> bool {
+        self.candidate == OTHER
+    }
+
     /// The index of the word that it spells from the first to the last letter.
     pub fn word(self, words: &[&[u8]]) -> Option<usize> {
         let index = usize::from(self.candidate.checked_sub(1)?);

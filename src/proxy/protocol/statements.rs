@@ -87,7 +87,7 @@ impl Statements {
         self.risky
     }
 
-    /// The client sends something when everything before was answered.
+    /// The client begins to send something when everything before was answered.
     pub fn first_under_way(&mut self, in_transaction: bool) {
         self.risky = !in_transaction;
         self.rolled_back = false;
@@ -103,7 +103,7 @@ impl Statements {
         }
     }
 
-    /// The server told of the end of a transaction while more is under way.
+    /// The server told that no transaction is open, and the client may have begun to send more.
     pub fn outside_transaction(&mut self) {
         self.risky = true;
     }
@@ -145,12 +145,12 @@ impl Statements {
         self.name = Name::default();
     }
 
-    fn read(&mut self, bytes: &[u8]) {
-        for byte in bytes {
+    fn read(&mut self, mut bytes: &[u8]) {
+        while let Some((byte, rest)) = bytes.split_first() {
             match (self.reading, *byte) {
                 (Reading::Nothing, _) => return,
-                (Reading::Query | Reading::ParseText, 0) => self.end(),
-                (Reading::Query | Reading::ParseText, byte) => self.words.take(byte),
+                // What follows the text of a Parse, numbers of types, is read with it.
+                (Reading::Query | Reading::ParseText, _) => return self.words.take(bytes),
                 (Reading::ParseName, 0) => self.reading = Reading::ParseText,
                 (Reading::BindPortal, 0) => {
                     self.reading = Reading::BindStatement { to_named_portal: self.name.is_given() };
@@ -159,6 +159,7 @@ impl Statements {
                 (Reading::BindStatement { .. } | Reading::ExecutePortal, 0) => self.end(),
                 (_, byte) => self.name.take(byte),
             }
+            bytes = rest;
         }
     }
 
@@ -166,12 +167,12 @@ impl Statements {
     fn end(&mut self) {
         match std::mem::replace(&mut self.reading, Reading::Nothing) {
             Reading::Query => {
-                self.words.take(0);
+                self.words.take(&[0]);
                 self.risky |= self.words.may & COMMITS != 0 || self.words.rollback == Rollback::Followed;
                 self.rolled_back |= self.words.may & ROLLS_BACK != 0;
             }
             Reading::ParseText => {
-                self.words.take(0);
+                self.words.take(&[0]);
                 self.prepared(self.words.may);
             }
             Reading::BindStatement { to_named_portal } => {
@@ -233,7 +234,7 @@ impl Names {
     }
 
     fn bits(hash: u32) -> u64 {
-        1 << (hash % u64::BITS) | 1 << (hash >> 16) % u64::BITS
+        (1 << (hash % u64::BITS)) | (1 << ((hash >> 16) % u64::BITS))
     }
 }
 
@@ -284,18 +285,35 @@ enum Rollback {
     Followed,
 }
 
+/// The bytes of an identifier in src/backend/parser/scan.l.
+const IN_WORD: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0);
+    while byte < table.len() {
+        let ascii = byte as u8;
+        table[byte] = ascii.is_ascii_alphanumeric() || ascii >= 0x80 || ascii == b'_' || ascii == b'$';
+        byte += 1;
+    }
+    table
+};
+
 impl Words {
-    fn take(&mut self, byte: u8) {
-        // The bytes of an identifier in src/backend/parser/scan.l.
-        if byte.is_ascii_alphanumeric() || byte >= 0x80 || byte == b'_' || byte == b'$' {
+    fn take(&mut self, mut text: &[u8]) {
+        while let Some((byte, rest)) = text.split_first() {
+            text = rest;
+            if !IN_WORD[usize::from(*byte)] {
+                if !self.word.is_fresh() {
+                    self.word_ends();
+                }
+                self.follow(*byte);
+                continue;
+            }
+            self.follow(*byte);
             self.word.take(byte.to_ascii_lowercase(), &WORDS);
-            self.follow(byte);
-            return;
+            if self.word.is_none_of_them() {
+                let end = text.iter().position(|byte| !IN_WORD[usize::from(*byte)]);
+                text = end.map_or(&[], |end| &text[end..]);
+            }
         }
-        if !self.word.is_fresh() {
-            self.word_ends();
-        }
-        self.follow(byte);
     }
 
     fn word_ends(&mut self) {

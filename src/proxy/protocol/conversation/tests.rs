@@ -5,6 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod copies;
+mod transactions;
+
 /// A message from its type and text: `Q text`, `P name/text`, `B portal/statement`, `E portal`, `Z T`.
 fn message(line: &str) -> Vec<u8> {
     let (kind, text) = line.split_once(' ').unwrap_or((line, ""));
@@ -229,6 +232,13 @@ fn half_a_message_is_no_idle_session() {
     assert_eq!(word(&conversation), "idle but unreachable");
     conversation.sent_to_server(b"\0\x04");
     assert_eq!(word(&conversation), "idle");
+    // Half of a statement is not run, whatever a server sends meanwhile by itself.
+    conversation.sent_to_server(b"Q\0\0\0\x0bCOM");
+    assert_eq!(word(&conversation), "idle but unreachable");
+    play(&mut conversation, "< E SERROR/VERROR/CXX000/\n < Z I");
+    conversation.sent_to_server(b"MIT\0");
+    assert_eq!(word(&conversation), "unknown");
+    play(&mut conversation, "< C COMMIT\n < Z I\n = idle");
     conversation.sent_to_client(b"A\0\0\0\x0e");
     assert_eq!((word(&conversation), conversation.hearing()), ("idle but unreachable", Hearing::Torn));
 }
@@ -249,253 +259,6 @@ fn what_no_rule_is_about_makes_it_unknown_for_good() {
     let mut conversation = admitted();
     conversation.sent_to_server(b"Q\0\0\0\0");
     assert_eq!(conversation.standing(), Standing::Unknown);
-}
-
-#[test]
-fn copy_by_a_query() {
-    holds(
-        "> Q COPY t FROM STDIN
-        < G
-        = unknown
-        > d 1
-        > S
-        > c
-        = unknown
-        < C COPY 1
-        < Z I
-        = idle
-        > Q COPY t FROM STDIN; COPY t FROM STDIN
-        < G
-        > c
-        < C COPY 0
-        < G
-        > c
-        < C COPY 0
-        < Z I
-        = idle
-        > Q COPY t TO STDOUT
-        < H
-        < d 1
-        < c
-        < C COPY 1
-        < Z I
-        = idle
-        > Q COPY t FROM STDIN
-        < G
-        > d nonsense
-        < E SERROR/VERROR/C22P04/
-        < Z I
-        = idle
-        > d more
-        > c
-        = idle",
-    );
-}
-
-/// As libpq and tokio-postgres do: the Sync behind the Execute is passed over.
-#[test]
-fn copy_by_a_batch_takes_two_syncs_and_gives_one_ready() {
-    holds(
-        "> P /COPY t FROM STDIN
-        > B /
-        > E
-        > S
-        = unknown
-        < 1
-        < 2
-        < G
-        = unknown
-        > d 1
-        > c
-        = unknown
-        > S
-        < C COPY 1
-        = unknown
-        < Z I
-        = idle",
-    );
-    // The Sync passes when the server reads the COPY already, or never.
-    for late in ["> S", "> H"] {
-        let script = format!("> E\n< G\n{late}\n> d 1\n> c\n> S\n< C COPY 1\n= unknown\n< Z I\n= idle");
-        holds(&script);
-    }
-}
-
-#[test]
-fn a_copy_that_failed_may_have_left_its_sync_to_be_answered() {
-    let failed = "> E
-        > S
-        < G
-        > d nonsense
-        > c
-        > S
-        < E SERROR/VERROR/C22P04/
-        < Z I
-        = unknown
-        ";
-    // It was passed over: the next answer is no bare ReadyForQuery.
-    holds(&format!("{failed} > Q SELECT 1\n < T\n < C SELECT 1\n = unknown\n < Z I\n = idle"));
-    // It was not.
-    holds(&format!("{failed} > Q DELETE FROM t\n < Z I\n = unknown\n < C DELETE 1\n < Z I\n = idle"));
-    holds(&format!("{failed} < Z I\n = idle"));
-}
-
-#[test]
-fn replication_is_under_way_to_its_end() {
-    holds(
-        "> Q START_REPLICATION 0/0
-        < W
-        < d wal
-        > d status
-        = unknown
-        < c
-        > c
-        < C START_STREAMING
-        < Z I
-        = idle",
-    );
-}
-
-#[test]
-fn a_transaction_is_rolled_back_for_certain_until_a_commit_is_sent() {
-    holds(
-        "> Q BEGIN
-        = unknown
-        < C BEGIN
-        < Z T
-        = in transaction
-        > Q INSERT INTO t VALUES (1)
-        = busy in transaction
-        < C INSERT 0 1
-        < Z T
-        = in transaction
-        > F
-        = busy in transaction
-        < E SERROR/VERROR/C42883/
-        < Z E
-        = in transaction
-        > Q commit
-        = unknown
-        < C ROLLBACK
-        < Z I
-        = idle",
-    );
-}
-
-#[test]
-fn only_all_answers_make_a_transaction_certain() {
-    holds(
-        "> Q BEGIN
-        > Q INSERT INTO t VALUES (1)
-        < C BEGIN
-        < Z T
-        = unknown
-        < C INSERT 0 1
-        < Z T
-        = in transaction
-        > Q COMMIT AND CHAIN
-        = unknown
-        < C COMMIT
-        < Z T
-        = in transaction
-        > Q SELECT 1
-        > Q SELECT 2
-        < C SELECT 1
-        < Z T
-        = busy in transaction
-        < C SELECT 1
-        < Z I
-        = idle",
-    );
-}
-
-#[test]
-fn behind_a_rollback_everything_commits_by_itself() {
-    let begun = "> Q BEGIN\n < C BEGIN\n < Z T\n";
-    holds(&format!("{begun} > Q ROLLBACK\n = busy in transaction\n < C ROLLBACK\n < Z I\n = idle"));
-    for next in ["> Q INSERT INTO t VALUES (1)", "> F", "> P /INSERT INTO t VALUES (1)\n> B /\n> E"] {
-        holds(&format!("{begun} > Q ROLLBACK\n = busy in transaction\n {next}\n = unknown"));
-        holds(&format!("{begun} > P /ABORT\n > B /\n > E\n = busy in transaction\n {next}\n = unknown"));
-        holds(&format!("{begun} > Q ROLLBACK TO s\n < C ROLLBACK\n < Z T\n {next}\n = busy in transaction"));
-    }
-    holds(&format!(
-        "{begun} > Q ROLLBACK\n > Q SELECT 1\n < C ROLLBACK\n < Z I\n = unknown\n < C SELECT 1\n < Z I\n = idle"
-    ));
-}
-
-#[test]
-fn a_prepared_commit_is_known_by_its_name() {
-    holds(
-        "> P S_1/COMMIT
-        > P S_2/ROLLBACK
-        > P S_3/SELECT 1
-        > P S_3/SELECT 2
-        > S
-        < 1
-        < 1
-        < Z T
-        = in transaction
-        > B /S_3
-        > E
-        > B /S_3
-        > E
-        = busy in transaction
-        > B /S_2
-        > E
-        = busy in transaction
-        > B /S_3
-        = busy in transaction
-        > E
-        = unknown
-        > S
-        < C
-        < Z T
-        = in transaction
-        > B /S_1
-        = busy in transaction
-        > E
-        = unknown
-        > S
-        < C COMMIT
-        < Z I
-        = idle",
-    );
-}
-
-#[test]
-fn a_portal_keeps_what_was_bound_to_it() {
-    holds(
-        "> P /COMMIT
-        > B later/
-        > P /SELECT 1
-        > S
-        < 1
-        < Z T
-        = in transaction
-        > B /
-        > E
-        = busy in transaction
-        > E later
-        = unknown
-        > S
-        < C COMMIT
-        < Z I
-        > Q BEGIN
-        < C BEGIN
-        < Z T
-        > E later
-        = busy in transaction",
-    );
-}
-
-#[test]
-fn a_skipped_parse_leaves_the_statement_that_was_there() {
-    let prepared = "> P /COMMIT\n > S\n < 1\n < Z T\n > D Snonsense\n > P /SELECT 1\n > S\n";
-    let bound = "> B /\n > E\n";
-    holds(&format!("{prepared} < E SERROR/VERROR/C26000/\n < Z T\n {bound} = unknown"));
-    holds(&format!("{prepared} < 1\n < Z T\n {bound} = busy in transaction"));
-    let late = "> P /COMMIT\n > S\n < 1\n < Z T\n > D Snonsense\n < E SERROR/VERROR/C26000/\n > P /SELECT 1\n > S\n";
-    holds(&format!("{late} < Z E\n {bound} = unknown"));
 }
 
 #[test]
