@@ -270,7 +270,7 @@ pub async fn taken_out(stage: &mut Stage, drivers: &[Driver], table: &mut Table)
     drained(table, "maintenance is ordered", finishing, engaged).await;
     stage.wake_sleepers().await;
     stage.order("ready").await;
-    stage.router.until_open(&stage.leader_name().to_owned()).await;
+    stage.router.until_open(stage.leader_name()).await;
 }
 
 /// The router itself goes.
