@@ -142,7 +142,8 @@ impl Session {
             Said::Query(list) => !self.unsynced && !list.iter().any(|sql| sql.copies()),
             Said::Call => !self.unsynced,
             Said::Parse(_, sql) => !sql.copies(),
-            Said::Bind(..) | Said::Execute(_) | Said::Describe(_) | Said::Sync => true,
+            Said::Bind(_, name) => !self.server.ran_on().would_copy(name),
+            Said::Execute(_) | Said::Describe(_) | Said::Sync => true,
         }
     }
 

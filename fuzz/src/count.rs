@@ -35,7 +35,7 @@ impl Log {
                 (true, b'Q' | b'F' | b'S') => owed.push(*kind),
                 (true, b'P' | b'B' | b'E' | b'D' | b'C') => unsynced = true,
                 (true, b'c' | b'f') => reads_copy = false,
-                (false, b'E') => (reads_copy, failed) = (false, passed_over),
+                (false, b'E') => (reads_copy, failed) = (false, failed || passed_over),
                 (false, b'C') => (reads_copy, passed_over) = (false, false),
                 (false, b'G' | b'W') => {
                     reads_copy = true;

@@ -167,6 +167,11 @@ impl Server {
         self.block
     }
 
+    /// The prepared statement of that name is a COPY.
+    pub fn would_copy(&self, name: &str) -> bool {
+        self.statements.get(name).is_some_and(|sql| sql.copies())
+    }
+
     /// It has said that it reads a COPY, and the client was told.
     pub fn waits_for_copy(&self) -> bool {
         self.copy.is_some() && self.inbox.is_empty() && self.answers.is_empty()
