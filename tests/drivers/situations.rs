@@ -155,8 +155,6 @@ pub async fn noticed(stage: &Stage, drivers: &[Driver], table: &mut Table) {
     let psql = tokio::process::Command::new("psql").args(["-X", "-At", "-c", "SELECT 'served'", &text]).output();
     let psql = tokio::spawn(psql);
     stage.until_held("noticed", drivers.len() + 1).await;
-    // Longer than the service waits before it says so.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     stage.have_primary(true).await;
     for waiting in waiting {
         let (session, driver) = waiting.await.expect("no panic");

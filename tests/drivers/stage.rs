@@ -27,7 +27,7 @@ const SERVICES: [(&str, &str); 6] = [
     ("off", "hold: off"),
     ("full", "hold: { timeout: 30s, max: 1 }"),
     ("narrow", "hold: { timeout: 30s }, maxconn: 1, queue: { max: 0, timeout: 3s }"),
-    ("noticed", "hold: { timeout: 30s, notice: 100ms }"),
+    ("noticed", "hold: { timeout: 30s, notice: 1ms }"),
 ];
 /// A commit that takes its time.
 const THINGS: &str = "CREATE TABLE slow (i int);
