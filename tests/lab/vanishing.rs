@@ -80,7 +80,7 @@ impl Stage {
         let stream = self.network.inside("cl", || StdStream::connect(at))?;
         stream.set_nonblocking(true)?;
         let mut client = Client(TcpStream::from_std(stream)?);
-        client.0.write_all(b"\0\0\0\x11\0\x03\0\0user\0lab\0\0").await?;
+        client.0.write_all(b"\0\0\0\x12\0\x03\0\0user\0lab\0\0").await?;
         client.until_ready().await?;
         Ok(client)
     }

@@ -72,6 +72,8 @@ async fn a_full_disk_stops_nobody() {
         fs::write(disk.root.join("more"), "x").map_err(|error| error.kind()),
         Err(std::io::ErrorKind::StorageFull)
     );
+    // It was begun, and could not be ended.
+    until("the state file was tried", secs(60), || async { disk.root.join("state.json.new").exists() }).await;
     assert_eq!((disk.read("log"), disk.read("state.json")), (String::new(), String::new()));
     disk.make_space();
     let mark = (TIMELINE + 1).to_string();
