@@ -32,9 +32,13 @@ for name, result, arguments in (
     function = getattr(pq, name)
     function.restype, function.argtypes = result, arguments
 
+NoticeReceiver = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+pq.PQsetNoticeReceiver.restype = ctypes.c_void_p
+pq.PQsetNoticeReceiver.argtypes = [ctypes.c_void_p, NoticeReceiver, ctypes.c_void_p]
+
 CONNECTION_OK = 0
 PGRES_BAD_RESPONSE, PGRES_FATAL_ERROR = 5, 7
-PG_DIAG_SQLSTATE = ord("C")
+PG_DIAG_SQLSTATE, PG_DIAG_SEVERITY_NONLOCALIZED = ord("C"), ord("V")
 
 speaking = threading.Lock()
 sessions = {}
@@ -49,6 +53,12 @@ def text(words):
     return (words or b"").decode(errors="replace")
 
 
+def words_of(result):
+    told = {"text": text(pq.PQresultErrorMessage(result))}
+    code = pq.PQresultErrorField(result, PG_DIAG_SQLSTATE)
+    return {**told, "code": text(code)} if code else told
+
+
 class Session(threading.Thread):
     """Statements of one session wait for each other, and for nobody else's."""
 
@@ -56,6 +66,14 @@ class Session(threading.Thread):
         super().__init__(daemon=True)
         self.orders = queue.Queue()
         self.connection = None
+        self.receiver = NoticeReceiver(self.hear)
+        self.unasked = {}
+
+    def hear(self, _, result):
+        """An error that comes while nothing is under way is a notice to libpq (src/interfaces/libpq/fe-protocol3.c,
+        pqParseInput3). So it is when one read brings it right behind the end of the last answer."""
+        if pq.PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED) == b"FATAL":
+            self.unasked = words_of(result)
 
     def run(self):
         while True:
@@ -65,21 +83,19 @@ class Session(threading.Thread):
     def connect(self, to):
         self.connection = pq.PQconnectdb(to.encode())
         well = pq.PQstatus(self.connection) == CONNECTION_OK
+        pq.PQsetNoticeReceiver(self.connection, self.receiver, None)
         return {} if well else {"text": text(pq.PQerrorMessage(self.connection))}
 
     def query(self, sql):
         """The first error counts; what libpq makes of the connection's end comes behind it."""
         if not pq.PQsendQuery(self.connection, sql.encode()):
-            return {"text": text(pq.PQerrorMessage(self.connection))}
+            return self.unasked or {"text": text(pq.PQerrorMessage(self.connection))}
         told = {}
         while result := pq.PQgetResult(self.connection):
             if not told and pq.PQresultStatus(result) in (PGRES_BAD_RESPONSE, PGRES_FATAL_ERROR):
-                told = {"text": text(pq.PQresultErrorMessage(result))}
-                code = pq.PQresultErrorField(result, PG_DIAG_SQLSTATE)
-                if code:
-                    told["code"] = text(code)
+                told = words_of(result)
             pq.PQclear(result)
-        return told
+        return self.unasked if told and "code" not in told and self.unasked else told
 
     def cancel(self):
         cancel = pq.PQgetCancel(self.connection)
