@@ -114,7 +114,8 @@ async fn compare(conversation: &Conversation, router: &Router, server: &Postgres
         let through = play(conversation, router.write_port(0), server, manner).await;
         let mut through = through.map_err(|why| format!("through the router ({manner:?}): {why}"))?;
         if let Some(code) = &conversation.spoken {
-            through.values_mut().try_for_each(|said| take_last_word(said, code))?;
+            let spoken = through.values_mut().try_for_each(|said| take_last_word(said, code));
+            spoken.map_err(|why| format!("{} ({manner:?}): {why}", conversation.name))?;
         }
         if let Some(difference) = difference(&direct, &through) {
             return Err(format!("{} ({manner:?}): {difference}", conversation.name));

@@ -246,7 +246,12 @@ pub(super) static TCP: Section = Section {
     name: "tcp",
     own: &[
         opt("keepalive", Kind::Section(&KEEPALIVE), Set(""), "Finds peers that vanished without a word."),
-        opt("user_timeout", millis(1, 24 * HOUR), Set("30s"), "How long sent bytes may stay unacknowledged."),
+        opt(
+            "user_timeout",
+            millis(1, 24 * HOUR),
+            Set("30s"),
+            "How long sent bytes may stay unacknowledged. A peer that answers and just does not read is spared.",
+        ),
     ],
     shared: &[],
     later: &[],
