@@ -11,6 +11,7 @@
 //! | [`admin`] | status, metrics, health of the router itself |
 //! | [`runtime`] | the clock, the driver loop, signals, the state file |
 //! | [`cli`] | the subcommands |
+//! | [`vip`] | virtual addresses: netlink, ARP, neighbour discovery |
 //! | [`sys`] | every unsafe line |
 //!
 //! `ARCHITECTURE.md` beside this file tells why.
@@ -25,3 +26,4 @@ pub mod probe;
 pub mod proxy;
 pub mod runtime;
 pub mod sys;
+pub mod vip;

@@ -7,12 +7,13 @@ const FILE_LINES_MAX: usize = 600;
 /// Rooms that do no IO, and what they may name from the crate.
 const PURE: [(&str, &[&str]); 3] = [("model", &["model"]), ("decide", &["model", "decide"]), ("proxy/protocol", &[])];
 /// Rooms of the shell and what they may name; the drivers and the commands know everything.
-const SHELL: [(&str, &[&str]); 6] = [
+const SHELL: [(&str, &[&str]); 7] = [
     ("config", &["model", "config"]),
     ("dcs", &["model", "decide", "sys", "dcs", "runtime::clock"]),
     ("probe", &["model", "decide", "sys", "probe", "runtime::clock"]),
     ("proxy", &["model", "decide", "sys", "proxy", "runtime::clock"]),
     ("admin", &["model", "decide", "sys", "admin", "runtime::clock"]),
+    ("vip", &["model", "decide", "sys", "vip", "runtime::clock"]),
     ("sys", &["sys"]),
 ];
 /// Outside names that mean IO, threads, randomness or a clock of one's own.

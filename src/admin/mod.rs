@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::decide::vip::VipSnapshot;
 use crate::decide::{ServiceSnapshot, Snapshot};
 pub use crate::model::OrdersFrom;
 use crate::model::{MemberName, Order};
@@ -45,6 +46,11 @@ pub enum OrderError {
 /// Where reports come from.
 pub trait Source: Send + Sync + 'static {
     fn reports(&self) -> Vec<ClusterReport>;
+
+    /// The virtual addresses, in the order of the configuration.
+    fn vips(&self) -> Vec<VipSnapshot> {
+        Vec::new()
+    }
 
     /// Passes an operator's order on. It is carried out within milliseconds, and shows in the reports.
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError>;

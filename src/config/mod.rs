@@ -29,7 +29,7 @@ pub use diagnose::{At, Problem, Problems};
 pub use full::full_yml;
 
 pub use crate::model::OrdersFrom;
-use crate::model::{ClusterSpec, HostPort};
+use crate::model::{ClusterSpec, HostPort, VipSpec};
 
 /// Everything that `pgvane run` is asked to do, checked as a whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// At least one; no two listeners of all of them overlap.
     pub clusters: Vec<Cluster>,
+    /// No two of the same address.
+    pub vips: Vec<Arc<VipSpec>>,
 }
 
 /// Where lines go besides stderr.

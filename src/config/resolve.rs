@@ -64,6 +64,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
         },
         admin,
         clusters: clusters.into_iter().map(|(_, cluster)| cluster).collect(),
+        vips: Vec::new(),
     }
 }
 

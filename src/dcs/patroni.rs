@@ -1,9 +1,10 @@
 //! Patroni's key dialect: raw keys below one prefix in, a [`ClusterView`] out. Pure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::model::{
-    ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey, Lsn, MemberFacts, MemberName,
+    ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey, Lsn, MemberFacts, MemberName, VipMark,
 };
 
 use super::bounded;
@@ -12,6 +13,7 @@ use super::values::{self, Problems};
 /// Complaints shown per cluster; a prefix full of rubbish must not fill the log.
 const PROBLEMS_MAX: usize = 32;
 const KEY_CHARS_MAX: usize = 100;
+const VIP_FOLDER: &str = "pgvane/vip/";
 
 /// The prefix of one cluster, `/<namespace>/<scope>/`, built as Patroni builds it.
 pub fn prefix(namespace: &str, scope: &str, citus_group: Option<u32>) -> String {
@@ -65,6 +67,7 @@ enum Fact {
     Failover(Option<FailoverRequest>),
     Failsafe(BTreeMap<MemberName, String>),
     Initialize(Option<String>),
+    Vip(IpAddr, Option<VipMark>),
     Ignored,
 }
 
@@ -156,6 +159,10 @@ impl KeySpace {
                 Fact::Failover(request) => view.failover = request.clone(),
                 Fact::Failsafe(members) => view.failsafe = members.clone(),
                 Fact::Initialize(id) => view.system_id = id.clone(),
+                Fact::Vip(ip, mark) => {
+                    let mark = mark.clone().map(|mark| (*ip, VipMark { mod_revision: entry.raw.mod_revision, ..mark }));
+                    view.vips.extend(mark);
+                }
                 Fact::Ignored => {}
             }
             if let Some(problem) = entry.problem.clone().filter(|_| view.problems.len() < PROBLEMS_MAX) {
@@ -193,9 +200,10 @@ fn read(name: &[u8], value: &[u8], problems: &mut Problems) -> Fact {
         b"failover" => Fact::Failover(values::failover(value, problems)),
         b"failsafe" => Fact::Failsafe(values::failsafe(value, problems)),
         b"initialize" => Fact::Initialize(values::initialize(value, problems)),
-        _ => match member_name(name) {
-            Some(member) => Fact::Member(member, values::member(value, problems)),
-            None => Fact::Ignored,
+        _ => match (member_name(name), vip(name)) {
+            (Some(member), _) => Fact::Member(member, values::member(value, problems)),
+            (_, Some(ip)) => Fact::Vip(ip, values::vip_mark(value, problems)),
+            (None, None) => Fact::Ignored,
         },
     }
 }
@@ -205,6 +213,15 @@ fn member_name(name: &[u8]) -> Option<MemberName> {
     let name = name.strip_prefix(b"members/")?;
     let plain = !name.is_empty() && !name.contains(&b'/');
     plain.then(|| MemberName::from(String::from_utf8_lossy(name).into_owned()))
+}
+
+/// Below a cluster's prefix: where the holder of a virtual address says so. Patroni leaves it alone.
+pub fn vip_key(ip: IpAddr) -> String {
+    format!("{VIP_FOLDER}{ip}")
+}
+
+fn vip(name: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(name).ok()?.strip_prefix(VIP_FOLDER)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -259,8 +276,14 @@ mod tests {
             ("initialize", "7123"),
             ("history", "not even JSON"),
             ("members/n1/deeper", "{"),
+            ("pgvane/vip/10.0.0.100", r#"{"holder":"n1","lease":5}"#),
+            ("pgvane/vip/fd00::1", r#"{"holder":"n2"}"#),
         ]);
         assert_eq!(view.problems, []);
+        let mark = |ip: &str| view.vips[&ip.parse::<IpAddr>().unwrap()].clone();
+        let (four, six) = (mark("10.0.0.100"), mark("fd00::1"));
+        assert_eq!((&*four.holder, four.lease, four.mod_revision), ("n1", Some(Duration::from_secs(5)), 5));
+        assert_eq!((&*six.holder, six.lease), ("n2", None));
         assert_eq!((view.cluster_id, view.revision), (77, 9));
         let leader = view.leader.unwrap();
         assert_eq!((leader.name.as_str(), leader.create_revision, leader.lease), ("n1", 5, 0));

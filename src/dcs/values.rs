@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::model::member::tags_as_text;
-use crate::model::{ApiAddress, ClusterSettings, FailoverRequest, HostPort, Lsn, MemberFacts, MemberName, Timeline};
+use crate::model::{
+    ApiAddress, ClusterSettings, FailoverRequest, HostPort, Lsn, MemberFacts, MemberName, Timeline, VipMark,
+};
 
 use super::bounded;
 
@@ -18,6 +20,8 @@ const QUOTED_CHARS_MAX: usize = 60;
 const POSTGRES_PORT: u16 = 5432;
 /// Longer than anyone's `ttl`; beyond it the number is a mistake.
 const SETTING_SECONDS_MAX: f64 = 10_000_000.0;
+/// Nobody waits longer than that for an address to be let go.
+const VIP_LEASE_SECONDS_MAX: u64 = 3600;
 
 /// Complaints about one key, kept as one bounded line.
 #[derive(Debug, Default)]
@@ -301,4 +305,15 @@ pub(super) fn failsafe(bytes: &[u8], problems: &mut Problems) -> BTreeMap<Member
 pub(super) fn initialize(bytes: &[u8], problems: &mut Problems) -> Option<String> {
     let id = text(bytes, problems)?.trim();
     (!id.is_empty()).then(|| id.to_owned())
+}
+/// `{"holder": "pg-test-1", "lease": 5}`; a mark that nobody can read still says that there is a holder.
+pub(super) fn vip_mark(bytes: &[u8], problems: &mut Problems) -> Option<VipMark> {
+    let map = object(bytes, problems).unwrap_or_default();
+    let holder = map.get("holder").and_then(Value::as_str).unwrap_or("?");
+    let lease = map.get("lease").and_then(whole).filter(|seconds| *seconds <= VIP_LEASE_SECONDS_MAX);
+    Some(VipMark {
+        holder: bounded(holder, QUOTED_CHARS_MAX).into(),
+        lease: lease.map(Duration::from_secs),
+        mod_revision: 0,
+    })
 }

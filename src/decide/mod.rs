@@ -19,6 +19,7 @@ pub mod status;
 pub mod table;
 pub mod track;
 pub mod view;
+pub mod vip;
 pub mod weight;
 
 pub use event::{Effect, Event, Memory, Orders, RememberedMember, Report, Suspicion, Transition, ViewSource};

@@ -9,6 +9,7 @@ pub mod reason;
 pub mod rest;
 pub mod service;
 pub mod view;
+pub mod vip;
 
 pub use address::{ApiAddress, Cidr, HostPort, ListenAddress};
 pub use check::{AdminState, CheckOutcome, CheckSpec, CheckStatus, Expect, Observe, OnError, Order, OrdersFrom};
@@ -21,3 +22,7 @@ pub use service::{
     ServiceName, ServiceSpec, SessionLog, StaticMember, Trust,
 };
 pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};
+pub use vip::{
+    Mac, VIP_LEASE_DEFAULT, VIP_LEASE_MARGIN, VIP_LEASE_MIN, VIP_PROTOCOL, VipAddress, VipClaim, VipEntry, VipLink,
+    VipMark, VipOnDcsLoss, VipOnExit, VipRight, VipSpec,
+};

@@ -102,6 +102,23 @@ reasons! {
     RateLimited => "rate_limited", "its address connects more often than the service allows";
     CancelLimited => "cancel_limited", "too many cancel requests at a time, or of its address";
     CancelForwarded => "cancel_forwarded", "a cancel request was passed on";
+    // A virtual address is claimed, waits or goes.
+    RoleHeld => "role_held", "its member has the role that it follows";
+    RoleElsewhere => "role_elsewhere", "the role that it follows is another member's";
+    RoleVacant => "role_vacant", "nobody has the role that it follows";
+    MemberNotHere => "member_not_here", "no member of the cluster has its address on this host";
+    MarkElsewhere => "mark_elsewhere", "another member has taken it, as the DCS says";
+    MarkLost => "mark_lost", "our mark in the DCS is gone";
+    Probing => "probing", "asking whether another host still has it";
+    Occupied => "occupied", "another host still answers for it";
+    LinkMissing => "link_missing", "its interface does not exist";
+    LinkDown => "link_down", "its interface is down or has no carrier";
+    ForeignAddress => "foreign_address", "the address is there already and is not ours to touch";
+    VouchedByPatroni => "vouched_by_patroni", "the DCS cannot be read; the local Patroni vouches for its member";
+    Unfenced => "unfenced", "the DCS cannot be read and the policy is to hold whatever happens elsewhere";
+    Conflict => "conflict", "another host answers for it and nothing fresh says that it is ours";
+    MachineSlept => "machine_slept", "the machine was suspended, so everything known is old";
+    NoRight => "no_right", "the kernel does not let this process do it";
     Shutdown => "shutdown", "the router is shutting down";
 }
 

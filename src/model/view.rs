@@ -1,9 +1,10 @@
 //! What the DCS says about one Patroni cluster at one revision.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Lsn, MemberFacts, MemberName};
+use super::{Lsn, MemberFacts, MemberName, VipMark};
 
 /// The `leader` key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,5 +74,7 @@ pub struct ClusterView {
     pub sync_standbys: Vec<MemberName>,
     /// From `initialize`.
     pub system_id: Option<String>,
+    /// Who holds which virtual address, by what its holder wrote.
+    pub vips: BTreeMap<IpAddr, VipMark>,
     pub problems: Vec<KeyProblem>,
 }

@@ -178,6 +178,7 @@ mod tests {
             shutdown: Shutdown::default(),
             admin: None,
             clusters: clusters.iter().map(|text| cluster(text)).collect(),
+            vips: Vec::new(),
         }
     }
 

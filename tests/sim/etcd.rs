@@ -91,6 +91,7 @@ impl Etcd {
             failsafe: BTreeMap::new(),
             sync_standbys: Vec::new(),
             system_id: keys.system_id.clone(),
+            vips: BTreeMap::new(),
             problems: keys.problems.clone(),
         })
     }

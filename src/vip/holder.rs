@@ -1,0 +1,1 @@
+//! One task per address: the machine, and what it acts through.
