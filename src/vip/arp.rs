@@ -1,0 +1,1 @@
+//! ARP frames of an address (RFC 826, RFC 5227), as bytes.
