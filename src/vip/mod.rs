@@ -5,6 +5,7 @@
 
 pub mod arp;
 pub mod capabilities;
+pub mod examine;
 pub mod holder;
 pub mod ndp;
 pub mod netlink;
