@@ -4,6 +4,7 @@
 //! two traits here, which the runtime gives it.
 
 pub mod holder;
+pub mod said;
 
 use std::future::Future;
 use std::net::IpAddr;
