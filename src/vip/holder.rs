@@ -19,6 +19,7 @@ use crate::model::{Mac, MemberName, VipLink, VipRight, VipSpec};
 use crate::runtime::clock;
 use crate::sys::boottime;
 
+use super::complaints::Complaints;
 use super::netlink::{Change, KernelError, Netlink};
 use super::packet::Segment;
 use super::{Marks, Tenants, said, sockets};
@@ -35,6 +36,10 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 const MARKS_MAX: Duration = Duration::from_secs(3);
 /// After it was told to end, for everything else.
 const EXIT_MAX: Duration = Duration::from_secs(3);
+
+/// For other programs' connections to be reset, while the address waits to be released.
+const DESTROY_MAX: Duration = Duration::from_millis(500);
+const DESTROY: &str = "cannot reset other programs' connections";
 
 /// What a task is given.
 pub struct Holding {
@@ -70,6 +75,7 @@ pub async fn hold(holding: Holding, exit: CancellationToken) {
         segment: None,
         slept: boottime::slept(),
         snapshot,
+        complaints: Complaints::default(),
     };
     holder.run(Ears { specs, rights, inbox }, exit).await;
     // Its orders end with it, and so does the worker once the last one is carried out.
@@ -102,6 +108,7 @@ struct Holder {
     segment: Option<(u32, Segment)>,
     slept: Duration,
     snapshot: Arc<ArcSwap<VipSnapshot>>,
+    complaints: Complaints,
 }
 
 /// What a turn found.
@@ -132,7 +139,7 @@ impl Holder {
                 Turn::Kernel(change) => self.on_change(change).await,
                 Turn::Segment(Ok(mac)) => self.handle(VipEvent::Heard { mac }),
                 Turn::Segment(Err(error)) => {
-                    said::problem(&self.spec, "cannot listen for other holders", &error.to_string());
+                    self.complaints.tell(&self.spec, "cannot listen for other holders", &error);
                     self.segment = None;
                     sleep(REOPEN_PAUSE).await;
                     self.listen().await;
@@ -184,7 +191,7 @@ impl Holder {
     async fn open(&mut self) {
         match Netlink::open().await {
             Ok((netlink, changes)) => self.kernel = Some(Kernel { netlink, changes }),
-            Err(error) => said::problem(&self.spec, "cannot talk to the kernel", &error.to_string()),
+            Err(error) => self.complaints.tell(&self.spec, "cannot talk to the kernel", &error),
         }
         self.look_at_link(false).await;
         self.look_at_entries().await;
@@ -219,7 +226,7 @@ impl Holder {
                 self.listen().await;
                 self.handle(VipEvent::Link { link, notify });
             }
-            Err(error) => said::problem(&self.spec, "cannot look at the interface", &error.to_string()),
+            Err(error) => self.complaints.tell(&self.spec, "cannot look at the interface", &error),
         }
     }
 
@@ -227,7 +234,7 @@ impl Holder {
         let Some(kernel) = &self.kernel else { return };
         match kernel.netlink.entries(self.ip).await {
             Ok(entries) => self.handle(VipEvent::Entries(entries)),
-            Err(error) => said::problem(&self.spec, "cannot list addresses", &error.to_string()),
+            Err(error) => self.complaints.tell(&self.spec, "cannot list addresses", &error),
         }
     }
 
@@ -241,7 +248,7 @@ impl Holder {
             self.segment = match Segment::open(&link, self.ip) {
                 Ok(segment) => Some((link.index, segment)),
                 Err(error) => {
-                    said::problem(&self.spec, "cannot listen on the interface", &error.to_string());
+                    self.complaints.tell(&self.spec, "cannot listen on the interface", &error);
                     None
                 }
             };
@@ -249,7 +256,7 @@ impl Holder {
         let (Some((_, segment)), Some(kernel)) = (&self.segment, &self.kernel) else { return };
         match kernel.netlink.own_macs().await {
             Ok(own) => segment.know(&link, &own),
-            Err(error) => said::problem(&self.spec, "cannot list interfaces", &error.to_string()),
+            Err(error) => self.complaints.tell(&self.spec, "cannot list interfaces", &error),
         }
     }
 
@@ -269,6 +276,7 @@ impl Holder {
                     let outcome = self.remove().await;
                     self.done(number, outcome);
                 }
+                VipEffect::DestroySockets => self.destroy_sockets().await,
                 VipEffect::Announce if is_put => self.send("announce", Segment::announce),
                 VipEffect::Announce => {}
                 VipEffect::Probe => self.send("probe", Segment::probe),
@@ -292,19 +300,39 @@ impl Holder {
                 task::spawn(async move {
                     let reset = leaving.await;
                     if reset > 0 {
-                        said::reset(&spec, reset);
+                        let (address, interface) = (spec.address, &*spec.interface);
+                        tracing::info!(
+                            target: "pgvane::vip", cluster = %spec.cluster, %address, interface, reset,
+                            "sessions that had not ended when {address} had to go were reset"
+                        );
                     }
                     let _ended = answers.send(VipEvent::SessionsClosed { number }).await;
                 });
             }
-            VipEffect::DestroySockets => match sockets::destroy(self.ip) {
-                Ok(count) => said::destroyed(&self.spec, count),
-                Err(error) => said::problem(&self.spec, "cannot close other programs' connections", &error.to_string()),
-            },
             VipEffect::WriteMark { number, take } => self.order_mark(MarkOrder::Write { number, take }),
             VipEffect::DeleteMark { mod_revision } => self.order_mark(MarkOrder::Delete { mod_revision }),
-            VipEffect::Log(transition) => said::transition(&self.spec, &transition),
-            VipEffect::Put { .. } | VipEffect::Remove { .. } | VipEffect::Announce | VipEffect::Probe => {}
+            VipEffect::Log(transition) => said::vip(&self.spec.cluster, &self.spec, &transition),
+            VipEffect::Put { .. }
+            | VipEffect::Remove { .. }
+            | VipEffect::DestroySockets
+            | VipEffect::Announce
+            | VipEffect::Probe => {}
+        }
+    }
+
+    /// Before the address goes: from one that is gone nobody can be told.
+    async fn destroy_sockets(&mut self) {
+        let ip = self.ip;
+        let done = timeout(DESTROY_MAX, task::spawn_blocking(move || sockets::destroy(ip))).await;
+        let (address, interface) = (self.spec.address, &*self.spec.interface);
+        match done {
+            Ok(Ok(Ok(reset))) => tracing::info!(
+                target: "pgvane::vip", cluster = %self.spec.cluster, %address, interface, reset,
+                "other programs' connections on {address} were reset"
+            ),
+            Ok(Ok(Err(error))) => self.complaints.tell(&self.spec, DESTROY, &error),
+            Ok(Err(error)) => self.complaints.tell(&self.spec, DESTROY, &error),
+            Err(late) => self.complaints.tell(&self.spec, DESTROY, &late),
         }
     }
 
@@ -347,7 +375,7 @@ impl Holder {
     fn send(&mut self, what: &'static str, act: fn(&Segment) -> std::io::Result<()>) {
         let Some((_, segment)) = &self.segment else { return };
         if let Err(error) = act(segment) {
-            said::problem(&self.spec, what, &error.to_string());
+            self.complaints.tell(&self.spec, what, &error);
         }
     }
 }

@@ -5,11 +5,13 @@
 
 pub mod arp;
 pub mod capabilities;
+mod complaints;
 pub mod examine;
 pub mod holder;
 pub mod ndp;
 pub mod netlink;
 pub mod packet;
+pub mod said;
 pub mod sockets;
 
 use std::future::Future;
