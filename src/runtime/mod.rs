@@ -14,3 +14,5 @@ pub mod reload;
 pub mod run;
 pub mod signals;
 pub mod state_file;
+pub mod vip_alone;
+pub mod vip_marks;
