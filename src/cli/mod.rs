@@ -3,7 +3,9 @@
 pub mod check;
 pub mod demo;
 pub mod run;
+pub mod vip;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,9 +24,9 @@ const BAD_USAGE: u8 = 64;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// How log lines are written to stderr.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    log_format: LogFormat,
+    /// How log lines are written to stderr: text unless said otherwise.
+    #[arg(long, value_enum, global = true)]
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +37,9 @@ enum Command {
     Check(FileArgument),
     /// A real three-node cluster on this machine with the router in front.
     Demo(demo::DemoArgs),
+    /// The holder of one virtual address alone, with vip-manager's settings.
+    #[command(disable_help_flag = true)]
+    Vip(vip::VipArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,14 +51,24 @@ struct FileArgument {
 
 /// Everything after the operating system's part.
 pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(called) = words.first().and_then(|program| vip::Called::by(program)) {
+        return vip::main(called, &words[1..], None);
+    }
+    // Its flags are vip-manager's, some of which have one dash, and not for clap to understand.
+    if words.get(1).is_some_and(|word| word == "vip") {
+        return vip::main(vip::Called::Subcommand, &words[2..], None);
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    let format = arguments.log_format;
     match arguments.command {
-        Command::Run(file) => run::run(&file.config, arguments.log_format),
+        Command::Run(file) => run::run(&file.config, format.unwrap_or_default()),
         Command::Check(file) => check::check(&file.config),
         Command::Demo(demo) => finish(start_demo(demo)),
+        Command::Vip(vip) => vip::main(vip::Called::Subcommand, &vip.words, format),
     }
 }
 

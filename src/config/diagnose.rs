@@ -178,7 +178,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 ];
 
 /// The word that was probably meant, if one of `words` is another name for `written` or near enough to it.
-pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let words: Vec<&str> = words.into_iter().collect();
     let written = plain(written);
     let far = (written.len() / 3).max(1);
@@ -235,6 +235,10 @@ fn distance(a: &[char], b: &[char]) -> usize {
     rows[a.len()][b.len()]
 }
 
+/// What the keys of secrets begin and end with; `etcd-password` and `consul-token` are vip-manager's.
+const SECRETS: [&str; 5] = ["password", "etcd-password", "etcd_password", "consul-token", "consul_token"];
+const SECRET_ENDS: [&str; 2] = ["password", "token"];
+
 /// The lines with the value of every `password` key and any `user:password@` of a URL blotted out.
 /// It goes by the text, because a file that is not valid YAML is shown too.
 fn without_secrets(text: &str) -> Vec<String> {
@@ -254,9 +258,10 @@ fn without_secrets(text: &str) -> Vec<String> {
         if !blank {
             secret_below = usize::MAX;
         }
-        if let Some(start) = password_value(&shown) {
+        if let Some(start) = secret_value(&shown) {
             value_to_come = shown[start..].trim().is_empty();
-            let begins_line = shown.trim_start_matches([' ', '-', '"', '\'']).starts_with("password");
+            let first = shown.trim_start_matches([' ', '-', '"', '\'']);
+            let begins_line = SECRETS.iter().any(|word| first.starts_with(word));
             secret_below = if begins_line { indent } else { usize::MAX };
             shown.truncate(start);
             shown.push_str(" ***");
@@ -267,7 +272,7 @@ fn without_secrets(text: &str) -> Vec<String> {
 }
 
 /// On one line, of a length to be read, without control characters and passwords in URLs.
-fn fit_for_a_terminal(sentence: &str) -> String {
+pub(crate) fn fit_for_a_terminal(sentence: &str) -> String {
     let mut shown: String =
         sentence.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(SENTENCE_MAX).collect();
     if sentence.chars().nth(SENTENCE_MAX).is_some() {
@@ -293,13 +298,15 @@ fn without_userinfo(text: &str) -> String {
     shown
 }
 
-/// Where the value after a `password:` key begins, in bytes.
-fn password_value(line: &str) -> Option<usize> {
-    line.match_indices("password").find_map(|(start, word)| {
+/// Where the value after a `password:` key begins, in bytes, or after another one that ends so.
+fn secret_value(line: &str) -> Option<usize> {
+    let after = |(start, word): (usize, &str)| {
         let rest = &line[start + word.len()..];
         let trimmed = rest.trim_start_matches(['"', '\'', ' ']);
         trimmed.starts_with(':').then(|| line.len() - trimmed.len() + 1)
-    })
+    };
+    let lower = line.to_ascii_lowercase();
+    SECRET_ENDS.iter().flat_map(|word| lower.match_indices(word).filter_map(after).collect::<Vec<_>>()).min()
 }
 
 #[cfg(test)]
@@ -325,6 +332,10 @@ mod tests {
         let shown = |text| without_secrets(text).join("\n");
         assert_eq!(shown("  password: hunter2\n  tls: {}"), "  password: ***\n  tls: {}");
         assert_eq!(shown("{ \"password\" : x, y: 1 }"), "{ \"password\" : ***");
+        assert_eq!(
+            shown("etcd-password:\n  hunter2\nconsul_token: 'x'\nip: 1"),
+            "etcd-password: ***\n***\nconsul_token: ***\nip: 1"
+        );
         assert_eq!(shown("password_file: f\n a"), "password_file: f\n a");
         assert_eq!(shown("password_file: f, password: y"), "password_file: f, password: ***");
         assert_eq!(shown("[http://u:p@h:1, https://v:q@w@i]"), "[http://***@h:1, https://***@i]");

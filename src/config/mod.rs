@@ -5,6 +5,7 @@ mod checks;
 pub mod diagnose;
 mod etcd;
 mod fields;
+pub mod flat;
 mod full;
 mod listen;
 mod members;
@@ -162,6 +163,12 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// Every problem of the file at once.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    let (name, text) = text_of(path)?;
+    parse(&name, &text, &|name| std::env::var(name).ok(), &read_text)
+}
+
+/// What problems call a file, and what is in it.
+fn text_of(path: &Path) -> Result<(String, String), Problems> {
     let name = path.display().to_string();
     let bytes = read_bytes(path).map_err(|error| {
         let hint = if error.kind() == io::ErrorKind::IsADirectory { "; name the file in it" } else { "" };
@@ -172,7 +179,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     }
     let text = String::from_utf8(bytes)
         .map_err(|error| not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()))?;
-    parse(&name, &text, &|name| std::env::var(name).ok(), &read_text)
+    Ok((name, text))
 }
 
 /// Checks the text of a configuration file. `name` is the file's path: problems begin with it, and

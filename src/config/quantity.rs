@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `3s`, `0.5s`, `250ms`, `1.5m`, `2h`, `1d`, `10us`. The error is a sentence that says what to write.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let unit_nanos: u64 = match unit {
         "us" => 1_000,
@@ -74,7 +74,7 @@ fn status_range(text: &str) -> Result<(u16, u16), String> {
 }
 
 /// The shortest exact way to write a duration: `3s`, `1.5s`, `250ms`, `2h`.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let units: [(u128, &str); 6] = [
         (86_400_000_000_000, "d"),

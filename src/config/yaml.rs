@@ -39,6 +39,15 @@ const DEPTH_MAX: usize = 32;
 
 /// Reads the one document of a file. None when it is not YAML at all or holds nothing, which is then reported.
 pub(super) fn read(text: &str, sink: &Sink) -> Option<Node> {
+    let root = document(text, sink)?.filter(|root| root.data != Data::Null);
+    if root.is_none() {
+        sink.report(At { line: 1, column: 1, width: 1 }, "the file is empty: at least `clusters:` is needed");
+    }
+    root
+}
+
+/// The same where nothing is as good as anything. None when it is not YAML at all, which is then reported.
+pub(super) fn document(text: &str, sink: &Sink) -> Option<Option<Node>> {
     let mut tree = Tree { open: Vec::new(), root: None, documents: 0, sink };
     let mut parser = Parser::new_from_str(text);
     loop {
@@ -51,11 +60,7 @@ pub(super) fn read(text: &str, sink: &Sink) -> Option<Node> {
             }
         }
     }
-    let root = tree.root.filter(|root| root.data != Data::Null);
-    if root.is_none() {
-        sink.report(At { line: 1, column: 1, width: 1 }, "the file is empty: at least `clusters:` is needed");
-    }
-    root
+    Some(tree.root)
 }
 
 /// A mapping or list whose end has not come yet.

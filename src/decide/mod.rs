@@ -18,6 +18,7 @@ mod settle;
 pub mod status;
 pub mod table;
 pub mod track;
+pub mod trigger;
 pub mod view;
 pub mod vip;
 mod vips;

@@ -11,13 +11,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
+use hyper::header::{CONNECTION, HOST, HeaderMap};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+pub(super) type Headers = HeaderMap;
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// What a server may still say after the whole of its answer.
@@ -68,6 +69,7 @@ pub(super) fn authority(host: &str, port: u16) -> String {
 /// An answer whose head has been read.
 pub(super) struct Answer {
     pub status: u16,
+    pub headers: HeaderMap,
     body: Incoming,
     line: Line,
 }
@@ -97,16 +99,28 @@ impl Line {
 
 /// Asks for `path`, and reads the head of the answer. `host` is the value of the Host header.
 pub(super) async fn get(stream: BoxedStream, path: &str, host: &str) -> Result<Answer, Failure> {
-    let request = Request::get(path)
-        .header(HOST, host)
-        .header(CONNECTION, "close")
+    get_with(stream, path, host, &[]).await
+}
+
+/// The same with more headers.
+pub(super) async fn get_with(
+    stream: BoxedStream,
+    path: &str,
+    host: &str,
+    headers: &[(&str, &str)],
+) -> Result<Answer, Failure> {
+    let request = Request::get(path).header(HOST, host).header(CONNECTION, "close");
+    let request = headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value))
         .body(Empty::<Bytes>::new())
         .map_err(|error| Failure::Other(bounded(&format!("{path} cannot be asked for: {error}"))))?;
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(failed)?;
     let mut line = Line { connection, has_ended: false };
     let response = line.drive(sender.send_request(request)).await.map_err(failed)?;
-    Ok(Answer { status: response.status().as_u16(), body: response.into_body(), line })
+    let (head, body) = response.into_parts();
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, line })
 }
 
 impl Answer {

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod http;
+pub mod page;
 pub mod pgsql;
 pub mod rest;
 pub mod tls;

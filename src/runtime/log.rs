@@ -27,8 +27,13 @@ pub enum LogFormat {
 
 /// Installs the log writer. `RUST_LOG` narrows or widens it; the default is `info`.
 pub fn start(format: LogFormat) {
+    start_at(format, "info");
+}
+
+/// The same with another default.
+pub fn start_at(format: LogFormat, default: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let writer = match queue::start(std::io::stderr()) {
         Ok(queue) => BoxMakeWriter::new(queue),
         // Without a thread for it, the slow way is better than none.

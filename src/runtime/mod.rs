@@ -14,4 +14,6 @@ pub mod reload;
 pub mod run;
 pub mod signals;
 pub mod state_file;
+pub mod vip_alone;
+pub mod vip_marks;
 pub mod vips;

@@ -1,25 +1,17 @@
-//! The hand-over keys of one cluster in its etcd.
+//! The hand-over keys of one cluster, wherever its DCS is by now.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::dcs::etcd::EtcdAccess;
-use crate::dcs::etcd::{MarkWriter, mark_value};
+use crate::dcs::etcd::{EtcdAccess, MarkWriter};
 use crate::dcs::patroni::vip_key;
 use crate::model::MemberName;
+use crate::runtime::vip_marks::{EtcdMarks, MarkKey};
 use crate::vip::{Answer, Marks};
-
-/// A mark that is also a lock goes with its holder: so long after the kernel must have taken the address
-/// away, which it does a second late at most.
-const LOCK_MARGIN: Duration = Duration::from_secs(2);
-
-/// How long the DCS keeps a lock whose holder does not keep it alive.
-pub fn lock_ttl(lease: Duration) -> Duration {
-    2 * lease + LOCK_MARGIN
-}
 
 /// Who writes the marks of one cluster; where they go can change.
 #[derive(Default)]
@@ -43,12 +35,7 @@ impl ClusterMarks {
 
     /// Those of one holder.
     pub fn of(self: &Arc<Self>, me: MemberName, lease: Duration) -> Arc<HolderMarks> {
-        Arc::new(HolderMarks { cluster: self.clone(), me, lease })
-    }
-
-    fn place(&self, ip: IpAddr) -> Option<(Arc<MarkWriter>, String)> {
-        let place = self.0.lock();
-        place.as_ref().map(|place| (place.writer.clone(), format!("{}{}", place.prefix, vip_key(ip))))
+        Arc::new(HolderMarks { cluster: self.clone(), me, lease, known: Mutex::default() })
     }
 }
 
@@ -57,23 +44,39 @@ pub struct HolderMarks {
     cluster: Arc<ClusterMarks>,
     me: MemberName,
     lease: Duration,
+    /// Written by this writer until the cluster has another one.
+    known: Mutex<Option<(Arc<MarkWriter>, Arc<EtcdMarks>)>>,
+}
+
+impl HolderMarks {
+    fn marks(&self, ip: IpAddr) -> Option<Arc<EtcdMarks>> {
+        let place = self.cluster.0.lock();
+        let place = place.as_ref()?;
+        let mut known = self.known.lock();
+        if let Some((writer, marks)) = known.as_ref()
+            && Arc::ptr_eq(writer, &place.writer)
+        {
+            return Some(marks.clone());
+        }
+        let key = MarkKey::new(format!("{}{}", place.prefix, vip_key(ip)), self.me.as_str(), self.lease);
+        let marks = Arc::new(EtcdMarks::new(place.writer.clone(), BTreeMap::from([(ip, key)])));
+        *known = Some((place.writer.clone(), marks.clone()));
+        Some(marks)
+    }
 }
 
 impl Marks for HolderMarks {
     fn write(&self, ip: IpAddr, take: bool) -> Answer<Result<i64, String>> {
-        let place = self.cluster.place(ip);
-        let (value, ttl) = (mark_value(self.me.as_str(), self.lease), take.then(|| lock_ttl(self.lease)));
-        Box::pin(async move {
-            let Some((writer, key)) = place else { return Err("there is no DCS to write to".into()) };
-            writer.write(&key, &value, ttl).await
-        })
+        match self.marks(ip) {
+            Some(marks) => marks.write(ip, take),
+            None => Box::pin(std::future::ready(Err("there is no DCS to write to".into()))),
+        }
     }
 
     fn delete(&self, ip: IpAddr, mod_revision: i64) -> Answer<Result<(), String>> {
-        let place = self.cluster.place(ip);
-        Box::pin(async move {
-            let Some((writer, key)) = place else { return Ok(()) };
-            writer.delete(&key, mod_revision).await
-        })
+        match self.marks(ip) {
+            Some(marks) => marks.delete(ip, mod_revision),
+            None => Box::pin(std::future::ready(Ok(()))),
+        }
     }
 }
