@@ -9,6 +9,7 @@
 //! | `addresses.rs` | which host had which address, in the kernel's own order |
 //! | `prober.rs` | which host answers a client, each millisecond |
 //! | `frames.rs`, `decode.rs` | what was said on the wire |
+//! | `sessions.rs` | clients that come in by the address, and servers behind it |
 //! | `row.rs` | what was measured in one situation, and the table of it |
 //! | `rows/` | the situations |
 
@@ -24,3 +25,4 @@ pub mod patroni;
 pub mod prober;
 pub mod row;
 pub mod rows;
+pub mod sessions;

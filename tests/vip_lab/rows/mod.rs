@@ -4,6 +4,7 @@ pub mod links;
 pub mod moves;
 pub mod outages;
 pub mod roles;
+pub mod sessions;
 pub mod stops;
 pub mod strangers;
 
@@ -73,10 +74,10 @@ pub const OUTAGES: &[Situation] = situations![
     "started while etcd is down", ALL, V4, outages::started_while_down;
     "started while etcd hangs", ALL, V4, outages::started_while_hung;
     "cut from etcd while the key moves", ALL, V4, outages::cut_while_the_key_moves;
-    "the same, and Patroni is wrong", ROUTER, V4, outages::cut_and_patroni_is_wrong;
+    "the same, and Patroni is wrong", OURS, V4, outages::cut_and_patroni_is_wrong;
     "cut from everybody until the key moves", ALL, V4, outages::island;
     "Patroni dead, the key runs out", ALL, V4, outages::key_runs_out;
-    "etcd down, Patroni still leads", ROUTER, V4, outages::kept_on_patronis_word;
+    "etcd down, Patroni still leads", OURS, V4, outages::kept_on_patronis_word;
     "etcd down, on_dcs_loss: release", OURS, V4, outages::released;
     "etcd down, on_dcs_loss: hold", OURS, V4, outages::held;
     "Patroni's REST API refuses and hangs", ALONE, V4, outages::followed_by_rest;
@@ -90,6 +91,9 @@ pub const MOVES: &[Situation] = situations![
     "claimed again and again", ALL, V4, moves::claimed;
     "removed by someone again and again", ALL, V4, moves::repaired;
     "two addresses on two roles", ROUTER, V4, roles::two_addresses;
+    "sessions when the key moves", ROUTER, V4, sessions::told_when_it_moves;
+    "clients that are held when the key moves", ROUTER, V4, sessions::told_when_held;
+    "other programs' connections, close_sockets", OURS, V4, sessions::closed_for_another_program;
 ];
 
 impl Situation {
