@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::addresses::AddressWatch;
 use super::dcs::{Dcs, TTL};
 use super::decode::Mac;
-use super::frames::{Capture, mac_of};
+use super::frames::{Capture, mac_of, neighbour};
 use super::holder::{Follows, Holder, Kind, Setup};
 use super::patroni::Patronis;
 use super::prober::{Prober, Responders};
@@ -250,8 +250,7 @@ impl Bed {
 
     /// When `host` announced the address first after `since`, in a way that neighbours believe.
     pub fn announced(&self, host: &str, since: Instant) -> Option<Instant> {
-        let frames = self.frames.since(since);
-        frames.iter().find(|it| it.frame.from == self.mac(host) && it.frame.convinces(self.vip)).map(|it| it.at)
+        self.frames.first(since, |frame| frame.from == self.mac(host) && frame.convinces(self.vip))
     }
 
     /// Milliseconds of two holders at once since the situation began.
@@ -288,6 +287,11 @@ impl Bed {
         self.macs.iter().find(|(name, _)| name == host).expect("a host of this bed").1
     }
 
+    /// Where `host` believes the address to be.
+    pub fn neighbour(&self, host: &str) -> Option<Mac> {
+        neighbour(&self.network, host, self.vip)
+    }
+
     fn host_of(&self, mac: Mac) -> &str {
         self.macs.iter().find(|(_, of)| *of == mac).map_or("?", |(host, _)| host)
     }
@@ -304,7 +308,7 @@ impl Bed {
             let what = if it.is_there { format!("has it, {life}") } else { "has it no more".to_owned() };
             lines.push((it.at, format!("    {} {what}", it.host)));
         }
-        let mut who = String::new();
+        let mut who: Arc<str> = "".into();
         for answer in self.prober.answers(since) {
             if answer.who != who {
                 lines.push((answer.at, format!("        the client is answered by {}", answer.who)));

@@ -79,6 +79,11 @@ impl Frame {
         }
     }
 
+    /// RFC 5227's form of an announcement, of which RFC 826 leaves the target open.
+    pub fn is_request_for_nobody(&self) -> bool {
+        matches!(&self.said, Said::Arp(arp) if arp.is_request && arp.target.0 == Mac([0; 6]))
+    }
+
     /// Asks whether anybody has `ip`, without a claim of its own (RFC 5227, RFC 4862).
     pub fn probes(&self, ip: IpAddr) -> bool {
         match (&self.said, ip) {

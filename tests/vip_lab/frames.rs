@@ -65,9 +65,11 @@ impl Capture {
         self.heard.lock().iter().filter(|it| it.at >= since).cloned().collect()
     }
 
-    /// The first announcement of `ip` by `mac` after `since`.
-    pub fn announced(&self, ip: IpAddr, mac: Mac, since: Instant) -> Option<Instant> {
-        self.since(since).iter().find(|it| it.frame.from == mac && it.frame.announces(ip)).map(|it| it.at)
+    /// When the first frame after `since` was heard that is meant.
+    pub fn first(&self, since: Instant, is_meant: impl Fn(&Frame) -> bool) -> Option<Instant> {
+        let heard = self.heard.lock();
+        let recent = heard.iter().rev().take_while(|it| it.at >= since);
+        recent.filter(|it| is_meant(&it.frame)).map(|it| it.at).last()
     }
 }
 
@@ -79,12 +81,21 @@ fn raw(protocol: u16) -> Socket {
 
 /// The hardware address of a host.
 pub fn mac_of(network: &Network, host: &str) -> Mac {
-    let told = Command::new("ip").args(["-n", &network.space(host), "-o", "link", "show", "eth0"]).output();
+    shown(network, host, &["link", "show", "eth0"], "link/ether").expect("a hardware address")
+}
+
+/// Where `host` believes `ip` to be.
+pub fn neighbour(network: &Network, host: &str, ip: IpAddr) -> Option<Mac> {
+    shown(network, host, &["neigh", "show", &ip.to_string()], "lladdr")
+}
+
+/// The hardware address that `ip` shows behind this word.
+fn shown(network: &Network, host: &str, arguments: &[&str], word: &str) -> Option<Mac> {
+    let told = Command::new("ip").args(["-n", &network.space(host), "-o"]).args(arguments).output();
     let text = String::from_utf8_lossy(&told.expect("iproute2 is installed").stdout).into_owned();
-    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
-    let bytes = words.nth(1).expect("a hardware address").split(':');
-    let bytes: Vec<u8> = bytes.map(|byte| u8::from_str_radix(byte, 16).expect("two digits")).collect();
-    Mac(bytes.try_into().expect("six bytes"))
+    let bytes = text.split_whitespace().skip_while(|it| *it != word).nth(1)?.split(':');
+    let bytes: Option<Vec<u8>> = bytes.map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    Some(Mac(bytes?.try_into().ok()?))
 }
 
 /// `host`, which has `ip`, asks the link for somebody who is not there: all hear that it has it.

@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub struct Answer {
     pub sent: Instant,
     pub at: Instant,
-    pub who: String,
+    pub who: Arc<str>,
 }
 
 /// Threads that run until it is dropped.
@@ -105,7 +105,7 @@ impl Prober {
             let at = clock::now();
             let Some((sent, who)) = answer[..length].split_first_chunk::<8>() else { return };
             let sent = began + Duration::from_nanos(u64::from_be_bytes(*sent));
-            notes.lock().push(Answer { sent, at, who: String::from_utf8_lossy(who).into_owned() });
+            notes.lock().push(Answer { sent, at, who: String::from_utf8_lossy(who).into() });
         });
         Prober { answers, began, _threads: threads }
     }
@@ -118,12 +118,9 @@ impl Prober {
 
     /// When `who` answered first to what was asked after `since`.
     pub fn first(&self, who: &str, since: Instant) -> Option<Instant> {
-        self.answers(since).iter().find(|it| it.who == who && it.sent >= since).map(|it| it.at)
-    }
-
-    /// When `who` answered last after `since`.
-    pub fn last(&self, who: &str, since: Instant) -> Option<Instant> {
-        self.answers(since).iter().rfind(|it| it.who == who).map(|it| it.at)
+        let answers = self.answers.lock();
+        let from = answers.partition_point(|it| it.at < since);
+        answers[from..].iter().find(|it| &*it.who == who && it.sent >= since).map(|it| it.at)
     }
 
     /// The longest time without any answer, between `since` and now.

@@ -56,6 +56,7 @@ pub const STOPS: &[Situation] = situations![
 
 /// The address, its link, and others who want it.
 pub const LINKS: &[Situation] = situations![
+    "claimed and announced", ALL, V4, links::announcements;
     "address removed by someone", ALL, V4, links::address_removed;
     "link down and up", ALL, V4, links::link_down;
     "hardware address changed", ALL, V4, links::hardware_address_changed;
