@@ -25,5 +25,6 @@ pub mod model;
 pub mod probe;
 pub mod proxy;
 pub mod runtime;
+mod stub;
 pub mod sys;
 pub mod vip;

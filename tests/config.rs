@@ -143,6 +143,24 @@ fn a_list_of_networks_has_an_end() {
     assert!(said.contains("`allow` has more than 1024 entries") && said.ends_with("1 problem"), "{said}");
 }
 
+#[test]
+fn a_list_of_vips_has_an_end() {
+    let list = |count: usize| {
+        let vips: Vec<String> =
+            (1..=count).map(|n| format!("{{ address: 10.0.{}.{}, interface: eth0 }}", n / 256, n % 256)).collect();
+        let text = format!(
+            "clusters: [{{ name: a, dcs: {{ etcd: {{ endpoints: [http://e:2379] }} }} }}]\nvips: [{}]",
+            vips.join(", ")
+        );
+        let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        config::parse("f.yml", &text, &|_| None, &nothing)
+    };
+    let vips = list(256).unwrap().vips;
+    assert_eq!((vips.len(), vips[255].address.to_string().as_str()), (256, "10.0.1.0/32"));
+    let said = list(257).unwrap_err().to_string();
+    assert!(said.contains("`vips` has more than 256 entries") && said.ends_with("1 problem"), "{said}");
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in any::<String>()) {
@@ -155,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_good_file_makes_it_panic(name in prop::sample::select(vec!["everything", "rest", "roles"]), cuts in prop::collection::vec((0usize..4000, 0usize..40, "[-a:{}\\[\\]\"'&*!|>#?,\\n 0~]{0,4}"), 1..6)) {
+    fn no_damage_to_a_good_file_makes_it_panic(name in prop::sample::select(vec!["everything", "rest", "roles", "vips"]), cuts in prop::collection::vec((0usize..4000, 0usize..40, "[-a:{}\\[\\]\"'&*!|>#?,\\n 0~]{0,4}"), 1..6)) {
         let mut text: Vec<char> = fs::read_to_string(format!("tests/config/ok/{name}.yml")).unwrap().chars().collect();
         for (start, length, insert) in cuts {
             let start = start.min(text.len());

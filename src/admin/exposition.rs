@@ -35,6 +35,20 @@ pub struct States<R> {
     pub value: fn(&R, &str) -> Option<f64>,
 }
 
+pub const fn gauge<R>(name: &'static str, help: &'static str, value: fn(&R) -> Option<f64>) -> Family<R> {
+    Family { name, kind: Kind::Gauge, help, value }
+}
+
+pub const fn counter<R>(name: &'static str, help: &'static str, value: fn(&R) -> Option<f64>) -> Family<R> {
+    Family { name, kind: Kind::Counter, help, value }
+}
+
+/// Exact below 2^53, as every figure of Prometheus.
+#[allow(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
+pub fn number(value: u64) -> f64 {
+    value as f64
+}
+
 /// Something with labels, such as `{proxy="pg-primary",server="n1"}`.
 pub trait Labelled {
     /// Names and values, in the order in which they are written.

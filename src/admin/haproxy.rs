@@ -10,7 +10,7 @@ use crate::decide::status::MemberSnapshot;
 use crate::decide::{CheckSnapshot, ServiceRoutes, ServiceSnapshot, Standing, TargetSnapshot, TargetState};
 use crate::model::{CheckStatus, Reason};
 
-use super::exposition::{Family, Kind, Labelled, Page, States};
+use super::exposition::{Family, Labelled, Page, States, counter, gauge, number};
 use super::{ClusterReport, Lifecycle, process};
 
 const SERVER_STATES: &[&str] = &["DOWN", "UP", "MAINT", "DRAIN", "NOLB"];
@@ -173,14 +173,6 @@ fn server_state(state: TargetState) -> &'static str {
 /// A word of [`CHECK_STATES`]; none of them before the first check.
 fn check_state(check: &CheckSnapshot) -> &'static str {
     if check.status == CheckStatus::Initializing { "" } else { check.status.as_str() }
-}
-
-const fn gauge<R>(name: &'static str, help: &'static str, value: fn(&R) -> Option<f64>) -> Family<R> {
-    Family { name, kind: Kind::Gauge, help, value }
-}
-
-const fn counter<R>(name: &'static str, help: &'static str, value: fn(&R) -> Option<f64>) -> Family<R> {
-    Family { name, kind: Kind::Counter, help, value }
 }
 
 impl<'a> Whole<'a> {
@@ -370,10 +362,4 @@ impl<'a> Server<'a> {
 
 fn is(word: &str, state: &str) -> f64 {
     f64::from(u8::from(word == state))
-}
-
-/// Exact below 2^53, as every figure of Prometheus.
-#[allow(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
-fn number(value: u64) -> f64 {
-    value as f64
 }

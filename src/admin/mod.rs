@@ -9,6 +9,7 @@ mod process;
 mod ready;
 mod server;
 mod status;
+mod vips;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};

@@ -20,7 +20,7 @@ use crate::model::{HostPort, Role};
 use crate::runtime::clock;
 
 use super::orders::{self, Refusal};
-use super::{Lifecycle, Source, haproxy, metrics, ready, status};
+use super::{Lifecycle, Source, haproxy, metrics, ready, status, vips};
 
 /// Open connections to the admin endpoint; the next one waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -95,13 +95,15 @@ impl Site {
             let response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {READERS} are answered here\n"));
             return with_allow(response, READERS);
         }
-        let (lifecycle, now) = (&self.lifecycle, clock::now());
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
             "/readyz" => self.readiness(None),
             "/readyz/primary" => self.readiness(Some(Role::Primary)),
             "/readyz/replica" => self.readiness(Some(Role::Replica)),
-            "/api/v1/status" => json(StatusCode::OK, &status::status(lifecycle, &self.source.reports(), now)),
+            "/api/v1/status" => {
+                let (reports, vips) = (self.source.reports(), self.source.vips());
+                json(StatusCode::OK, &status::status(&self.lifecycle, &reports, &vips, clock::now()))
+            }
             "/metrics" => self.metrics(),
             other => text(StatusCode::NOT_FOUND, not_found(other)),
         }
@@ -119,7 +121,8 @@ impl Site {
         let (reports, now) = (self.source.reports(), clock::now());
         match metrics::render(&self.lifecycle, &reports, now) {
             Ok(page) => {
-                let page = page + &haproxy::render(&self.lifecycle, &reports, now);
+                let page =
+                    page + &vips::render(&self.source.vips(), now) + &haproxy::render(&self.lifecycle, &reports, now);
                 typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
             }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")),

@@ -6,17 +6,19 @@ use serde_json::{Value, json};
 
 use crate::decide::status::MemberSnapshot;
 use crate::decide::track::Proof;
+use crate::decide::vip::VipSnapshot;
 use crate::decide::{CheckSnapshot, ServiceRoutes, ServiceSnapshot, Standing};
 use crate::model::{MemberName, RestRole, Trust};
 
-use super::{ClusterReport, Lifecycle};
+use super::{ClusterReport, Lifecycle, vips};
 
-pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) -> Value {
+pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], vips: &[VipSnapshot], now: Instant) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": lifecycle.is_stopping(),
         "configuration": configuration(lifecycle),
         "clusters": reports.iter().map(|report| cluster(report, now)).collect::<Vec<_>>(),
+        "vips": vips.iter().map(|vip| vips::status(vip, now)).collect::<Vec<_>>(),
     })
 }
 
@@ -252,7 +254,7 @@ fn name(member: Option<&MemberName>) -> Option<&str> {
 }
 
 /// Seconds.
-fn since(at: Instant, now: Instant) -> f64 {
+pub(super) fn since(at: Instant, now: Instant) -> f64 {
     now.saturating_duration_since(at).as_secs_f64()
 }
 

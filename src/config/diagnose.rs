@@ -159,6 +159,22 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("leader", "primary"),
     ("slave", "replica"),
     ("standby", "replica"),
+    ("ip", "address"),
+    ("vip", "address"),
+    ("virtual_ip", "address"),
+    ("iface", "interface"),
+    ("dev", "interface"),
+    ("device", "interface"),
+    ("nic", "interface"),
+    ("nodename", "member"),
+    ("node", "member"),
+    ("host", "member"),
+    ("trigger_value", "member"),
+    ("scope", "cluster"),
+    ("keep", "keep_while_patroni_leads"),
+    ("close", "release"),
+    ("vip_addresses", "vips"),
+    ("virtual_ipaddress", "vips"),
 ];
 
 /// The word that was probably meant, if one of `words` is another name for `written` or near enough to it.

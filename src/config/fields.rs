@@ -164,7 +164,9 @@ impl<'a> Fields<'a> {
 
     pub fn section(&self, key: &str) -> Option<Fields<'a>> {
         let field = self.find(key)?;
-        let (Kind::Section(section) | Kind::SwitchOr(section)) = field.option.kind else { return None };
+        let (Kind::Section(section) | Kind::SwitchOr(section) | Kind::WordOr(section)) = field.option.kind else {
+            return None;
+        };
         Fields::open(field.node, section, self.sink)
     }
 

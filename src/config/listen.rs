@@ -71,6 +71,14 @@ pub(super) fn is_host(host: &str) -> bool {
     !host.is_empty() && host.len() <= 253 && (name || literal.parse::<IpAddr>().is_ok())
 }
 
+/// The one IP address that clients come in by, if it is written as one.
+pub(super) fn ip_of(address: &ListenAddress) -> Option<IpAddr> {
+    match address {
+        ListenAddress::Tcp(at) => at.host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()),
+        ListenAddress::Unix(_) => None,
+    }
+}
+
 /// Who listens where, in the order of the file.
 #[derive(Default)]
 pub(super) struct Listeners {

@@ -16,6 +16,7 @@ mod schema;
 mod services;
 mod summary;
 mod syslog;
+mod vips;
 mod yaml;
 
 use std::fmt;

@@ -4,6 +4,7 @@
 mod cluster;
 mod policy;
 mod service;
+mod vip;
 
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(super) enum Kind {
     SwitchOr(&'static Section),
     /// One of a few words.
     Word,
+    /// One of a few words, or a mapping that says more.
+    WordOr(&'static Section),
     Text,
     /// A list of texts, or one text where a single one is enough.
     Texts,
@@ -128,12 +131,16 @@ pub(super) static TOP: Section = Section {
             "For all services; each may override any of these, key by key.",
         ),
         opt("clusters", Kind::List(&cluster::CLUSTER), Set(""), "The Patroni clusters to route to; at least one."),
+        opt(
+            "vips",
+            Kind::List(&vip::VIP),
+            Example(""),
+            "Addresses that this host has while its member has a role. Needs CAP_NET_ADMIN and CAP_NET_RAW.\n\
+             Default: none.",
+        ),
     ],
     shared: &[],
-    later: &[
-        later("vips", "leave it out, and let keepalived or vip-manager hold the address"),
-        later("agent", "leave it out, and let Patroni manage failover"),
-    ],
+    later: &[later("agent", "leave it out, and let Patroni manage failover")],
 };
 
 static LOG: Section = Section {
@@ -227,6 +234,8 @@ pub(super) fn home_of(key: &str) -> Option<&'static Section> {
         &service::SERVICE,
         &service::CHECK,
         &service::WHERE,
+        &vip::VIP,
+        &vip::ON_EXIT,
     ];
     let mut homes = all.into_iter().filter(|section| section.own.iter().any(|option| option.key == key));
     homes.next().filter(|_| homes.next().is_none())

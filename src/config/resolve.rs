@@ -1,6 +1,7 @@
 //! From the file as written to the configuration as meant: defaults filled in, everything compared
 //! with everything else, files and environment read.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,9 @@ use super::diagnose::{At, Sink};
 use super::fields::Written;
 use super::listen::Listeners;
 use super::services::{Labels, Of, is_plain_name};
-use super::{Admin, Cluster, Config, EtcdSpec, LogSpec, Outside, Shutdown, etcd, members, schema, services, syslog};
+use super::{
+    Admin, Cluster, Config, EtcdSpec, LogSpec, Outside, Shutdown, etcd, members, schema, services, syslog, vips,
+};
 use crate::model::{ClusterSpec, ListenAddress, OnDcsLoss, Role, ServiceSpec, Trust};
 
 /// Everything a value may be resolved against.
@@ -34,6 +37,8 @@ pub(super) struct Whole<'a> {
     pub check: &'a schema::Check,
     pub listeners: Listeners,
     pub labels: Labels,
+    /// The virtual addresses, which come and go.
+    pub vips: Vec<IpAddr>,
 }
 
 /// A configuration; good for use only if nothing was reported.
@@ -42,8 +47,14 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
     file.check.refuse_slow_fastinter(None, sink);
     let mut base = ServiceSpec::new("", Role::Replica);
     file.defaults.apply(&mut base);
-    let mut whole =
-        Whole { around, base, check: &file.check, listeners: Listeners::default(), labels: Labels::default() };
+    let mut whole = Whole {
+        around,
+        base,
+        check: &file.check,
+        listeners: Listeners::default(),
+        labels: Labels::default(),
+        vips: file.vips.iter().filter_map(|vip| vip.address).map(|address| address.value.ip).collect(),
+    };
     let admin = file.admin.as_ref().map(|admin| resolve_admin(admin, &mut whole));
     let mut clusters: Vec<(&schema::Cluster, Cluster)> = Vec::new();
     for written in &file.clusters {
@@ -54,6 +65,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
     if !clusters.iter().any(|(written, cluster)| asks_for_services(written, cluster)) {
         file.check.refuse_unused_by_all(sink);
     }
+    let vips = vips::resolve(file, &clusters, sink);
     let shutdown = Shutdown::default();
     Config {
         state_file: file.state_file.as_ref().map(|path| around.path(path)),
@@ -64,7 +76,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
         },
         admin,
         clusters: clusters.into_iter().map(|(_, cluster)| cluster).collect(),
-        vips: Vec::new(),
+        vips,
     }
 }
 

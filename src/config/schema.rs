@@ -3,6 +3,8 @@
 mod allow;
 mod policy;
 mod service;
+mod vip;
+mod vip_address;
 
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crate::model::{ApiAddress, HostPort, OnDcsLoss, Trust};
 
 pub(super) use policy::{Check, Close, Hold, HoldNotice, HoldTimeout, Observing, Policy};
 pub(super) use service::{Criteria, Service, Services};
+pub(super) use vip::{Exit, Vip};
 
 pub(super) struct File {
     pub state_file: Option<String>,
@@ -26,6 +29,7 @@ pub(super) struct File {
     pub check: Check,
     pub defaults: Policy,
     pub clusters: Vec<Cluster>,
+    pub vips: Vec<Vip>,
 }
 
 pub(super) struct Admin {
@@ -108,6 +112,7 @@ pub(super) fn read(root: &Node, sink: &Sink) -> Option<File> {
         check: defaults.as_ref().and_then(|d| d.section("check")).map(|c| policy::read_check(&c)).unwrap_or_default(),
         defaults: defaults.as_ref().map(policy::read_policy).unwrap_or_default(),
         clusters: clusters.unwrap_or_default().iter().map(read_cluster).collect(),
+        vips: top.items("vips").unwrap_or_default().iter().map(vip::read).collect(),
     })
 }
 

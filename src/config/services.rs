@@ -2,7 +2,7 @@
 
 use super::diagnose::{At, Sink, any_of, nearest};
 use super::fields::Written;
-use super::listen::socket_path;
+use super::listen::{ip_of, socket_path};
 use super::policy::{for_role, has_one_target};
 use super::resolve::Whole;
 use super::schema;
@@ -48,6 +48,8 @@ fn one(written: &schema::Service, of: &Of<'_>, whole: &mut Whole<'_>) -> Service
     check_allow(written, &listen, sink);
     let mut service = for_role(&whole.base, &written.name.value, written.role.unwrap_or(Role::Primary));
     written.policy.apply(&mut service);
+    // It could not listen on an address that this host has only at times.
+    service.freebind |= listen.iter().any(|address| ip_of(address).is_some_and(|ip| whole.vips.contains(&ip)));
     service.listen = listen;
     service.backup = written.backup.iter().map(|role| role.value).collect();
     service.port = written.port;

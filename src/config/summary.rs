@@ -7,15 +7,16 @@ use super::quantity::{show_duration, show_size};
 use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFiles};
 use crate::model::service::{ServiceCheck, SessionLog};
 use crate::model::{
-    CheckTiming, Cidr, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, RateSpec, ServiceSpec,
-    StaticMember, Trust,
+    CheckTiming, Cidr, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, RateSpec, Role,
+    ServiceSpec, StaticMember, Trust, VipOnDcsLoss, VipOnExit, VipSpec,
 };
 
 impl Config {
     /// What would run, for people: `pgvane check` prints it.
     pub fn summary(&self) -> String {
         let services: usize = self.clusters.iter().map(|cluster| cluster.spec.services.len()).sum();
-        let mut text = format!("{}, {}\n", count(self.clusters.len(), "cluster"), count(services, "service"));
+        let vips = if self.vips.is_empty() { String::new() } else { format!(", {}", count(self.vips.len(), "VIP")) };
+        let mut text = format!("{}, {}{vips}\n", count(self.clusters.len(), "cluster"), count(services, "service"));
         line(
             &mut text,
             0,
@@ -28,6 +29,9 @@ impl Config {
         let (delay, drain) = (show_duration(self.shutdown.delay), show_duration(self.shutdown.drain));
         line(&mut text, 0, "shutdown", &format!("not ready for {delay}, then drain for up to {drain}"));
         line(&mut text, 0, "admin", &self.admin.as_ref().map_or("none".into(), show_admin));
+        for vip in &self.vips {
+            line(&mut text, 0, "vip", &show_vip(vip));
+        }
         for cluster in &self.clusters {
             show_cluster(&mut text, cluster);
         }
@@ -50,6 +54,35 @@ fn show_admin(admin: &Admin) -> String {
         OrdersFrom::Everybody => "orders from everybody",
     };
     format!("{}; {orders}", addresses(&admin.listen))
+}
+
+fn show_vip(vip: &VipSpec) -> String {
+    let role = match vip.role {
+        Role::Primary => format!("the primary of {}", vip.cluster),
+        Role::StandbyLeader => format!("the standby leader of {}", vip.cluster),
+        Role::Sync => format!("the synchronous standby of {} that the DCS names", vip.cluster),
+        role => format!("the {role} of {} that the DCS names", vip.cluster),
+    };
+    let member = vip.member.as_ref().map_or("the member on this host".to_string(), ToString::to_string);
+    let loss = match vip.on_dcs_loss {
+        VipOnDcsLoss::KeepWhilePatroniLeads => "kept while Patroni says that its member leads".to_string(),
+        VipOnDcsLoss::Release if vip.grace.is_zero() => "released at once".to_string(),
+        VipOnDcsLoss::Release => format!("released after {}", show_duration(vip.grace)),
+        VipOnDcsLoss::Hold => "held whatever happens elsewhere".to_string(),
+    };
+    let exit = match vip.on_exit {
+        VipOnExit::Release => "released".to_string(),
+        VipOnExit::Keep(keep) => format!("kept for {}", show_duration(keep)),
+    };
+    let refresh = vip.refresh.map_or(String::new(), |pause| format!("; announced every {}", show_duration(pause)));
+    let sockets = if vip.close_sockets { "; other programs' connections reset" } else { "" };
+    let adopt = if vip.adopt { "; taken over from other programs" } else { "" };
+    format!(
+        "{} on {} while {member} is {role}; lease {}; without the DCS {loss}; {exit} at exit{refresh}{sockets}{adopt}",
+        vip.address,
+        vip.interface,
+        show_duration(vip.lease)
+    )
 }
 
 fn show_cluster(text: &mut String, cluster: &Cluster) {

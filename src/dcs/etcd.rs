@@ -1,11 +1,12 @@
 //! One session per etcd cluster, however many Patroni clusters it serves.
 //!
 //! A linearizable read of everything once a second proves that what is known is still so; a watch of
-//! every prefix brings changes at once and proves nothing. The session talks to one endpoint at a time
+//! every place brings changes at once and proves nothing. The session talks to one endpoint at a time
 //! and moves when another one answers first.
 
 mod ledger;
 mod link;
+mod marks;
 mod rounds;
 mod session;
 mod watch;
@@ -19,7 +20,10 @@ use tokio::task::JoinHandle;
 
 use super::DcsEvent;
 use super::patroni::Change;
+use super::place::Place;
 use session::Session;
+
+pub use marks::{CALL_MAX, MarkWriter, mark_value};
 
 /// How to reach one etcd cluster. Equal ones reach it the same way, secrets and certificates included.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -29,6 +33,14 @@ pub struct EtcdAccess {
     pub username: Option<String>,
     pub password: Option<String>,
     pub tls: Option<EtcdTls>,
+}
+
+impl EtcdAccess {
+    fn urls(&self) -> Vec<String> {
+        let scheme = if self.tls.is_some() { "https://" } else { "http://" };
+        let full = |url: &String| if url.contains("://") { url.clone() } else { format!("{scheme}{url}") };
+        self.endpoints.iter().map(full).collect()
+    }
 }
 
 /// PEM texts, already read from their files.
@@ -50,11 +62,10 @@ impl fmt::Debug for EtcdAccess {
     }
 }
 
-/// One Patroni cluster to follow.
+/// One Patroni cluster to follow, or one key of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// `/<namespace>/<scope>/`, see [`super::patroni::prefix`].
-    pub prefix: String,
+    pub place: Place,
     /// The sink's name for it.
     pub id: usize,
 }
@@ -91,7 +102,7 @@ where
 
 /// What the session's own tasks tell it.
 enum Message {
-    /// Events of prefix number `index`, in order of revision, never half of one.
+    /// Events of place number `index`, in order of revision, never half of one.
     Events {
         serial: u64,
         index: usize,

@@ -5,6 +5,7 @@
 
 pub mod etcd;
 pub mod patroni;
+pub mod place;
 mod values;
 
 use std::sync::Arc;

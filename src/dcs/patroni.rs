@@ -8,6 +8,7 @@ use crate::model::{
 };
 
 use super::bounded;
+use super::place::Place;
 use super::values::{self, Problems};
 
 /// Complaints shown per cluster; a prefix full of rubbish must not fill the log.
@@ -41,10 +42,10 @@ pub enum Change {
     Delete { key: Vec<u8> },
 }
 
-/// Everything below one prefix at one revision. A value is parsed when it changes, and only then.
+/// Everything at one place at one revision. A value is parsed when it changes, and only then.
 #[derive(Debug)]
 pub struct KeySpace {
-    prefix: String,
+    place: Place,
     revision: i64,
     keys: BTreeMap<Vec<u8>, Entry>,
 }
@@ -72,12 +73,12 @@ enum Fact {
 }
 
 impl KeySpace {
-    pub fn new(prefix: impl Into<String>) -> KeySpace {
-        KeySpace { prefix: prefix.into(), revision: 0, keys: BTreeMap::new() }
+    pub fn new(place: Place) -> KeySpace {
+        KeySpace { place, revision: 0, keys: BTreeMap::new() }
     }
 
-    pub fn prefix(&self) -> &str {
-        &self.prefix
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     pub fn revision(&self) -> i64 {
@@ -101,7 +102,7 @@ impl KeySpace {
                     self.put(raw);
                 }
                 Change::Delete { key } => {
-                    if let Some(name) = key.strip_prefix(self.prefix.as_bytes()) {
+                    if let Some(name) = self.place.name_of(&key) {
                         self.keys.remove(name);
                     }
                 }
@@ -118,7 +119,7 @@ impl KeySpace {
         let mut gone = std::mem::take(&mut self.keys);
         let mut missed = None;
         for raw in all {
-            let Some(name) = raw.key.strip_prefix(self.prefix.as_bytes()).map(<[u8]>::to_vec) else { continue };
+            let Some(name) = self.place.name_of(&raw.key).map(<[u8]>::to_vec) else { continue };
             match gone.remove(&name) {
                 Some(entry) if entry.raw == raw || (entry.ignores_value() && entry.same_version(&raw)) => {
                     self.keys.insert(name, entry);
@@ -131,7 +132,7 @@ impl KeySpace {
     }
 
     fn put(&mut self, mut raw: RawKey) -> Option<i64> {
-        let name = raw.key.strip_prefix(self.prefix.as_bytes())?.to_vec();
+        let name = self.place.name_of(&raw.key)?.to_vec();
         let mut problems = Problems::default();
         let fact = read(&name, &raw.value, &mut problems);
         if matches!(fact, Fact::Ignored) {
@@ -242,7 +243,7 @@ mod tests {
     }
 
     fn view(keys: &[(&str, &str)]) -> ClusterView {
-        let mut space = KeySpace::new(PREFIX);
+        let mut space = KeySpace::new(Place::below(PREFIX));
         space.replace(9, keys.iter().map(|(key, value)| raw(key, value, 5)));
         space.view(77)
     }
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_key_space_follows_changes_and_knows_what_it_missed() {
-        let mut space = KeySpace::new(PREFIX);
+        let mut space = KeySpace::new(Place::below(PREFIX));
         assert_eq!(
             space.replace(10, [raw("leader", "n1", 8), raw("members/n1", "{}", 9), raw("history", "[]", 3)]),
             Some(9)
@@ -475,13 +476,13 @@ mod tests {
             let raw = |(key, value, n): &(Vec<u8>, Vec<u8>, i64)| RawKey {
                 key: [PREFIX.as_bytes(), key].concat(), value: value.clone(), create_revision: *n, mod_revision: *n, lease: *n,
             };
-            let mut space = KeySpace::new(PREFIX);
+            let mut space = KeySpace::new(Place::below(PREFIX));
             space.replace(revision, keys.iter().map(raw));
             let whole = space.view(1);
             prop_assert!(whole.problems.len() <= PROBLEMS_MAX);
             prop_assert!(whole.problems.iter().all(|p| p.problem.chars().count() <= 170 && p.key.chars().count() <= 110));
             // One by one, and with a second reading over it, it is the same.
-            let mut stepwise = KeySpace::new(PREFIX);
+            let mut stepwise = KeySpace::new(Place::below(PREFIX));
             for (step, key) in keys.iter().enumerate() {
                 stepwise.apply(step as i64 + 1, [Change::Put(raw(key))]);
             }

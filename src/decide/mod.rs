@@ -20,6 +20,7 @@ pub mod table;
 pub mod track;
 pub mod view;
 pub mod vip;
+mod vips;
 pub mod weight;
 
 pub use event::{Effect, Event, Memory, Orders, RememberedMember, Report, Suspicion, Transition, ViewSource};

@@ -155,6 +155,11 @@ impl Router {
         &self.spec
     }
 
+    /// Where each member's PostgreSQL is.
+    pub fn hosts(&self) -> impl Iterator<Item = (&MemberName, &str)> {
+        self.tracks.iter().filter_map(|(name, track)| Some((name, track.conn.as_ref()?.host.as_str())))
+    }
+
     // -- what comes in ----------------------------------------------------------------------------
 
     fn recall(&mut self, now: Instant) {

@@ -77,7 +77,7 @@ impl Router {
         Lead { open: None, reason, ..lead }
     }
 
-    fn facts(&self, now: Instant) -> Facts<'_> {
+    pub(super) fn facts(&self, now: Instant) -> Facts<'_> {
         Facts {
             now,
             started_at: self.started_at,
@@ -175,9 +175,14 @@ impl Router {
         self.lead = lead.clone();
     }
 
-    fn publish(&mut self, lead: &Lead, cutting: &[MemberName], now: Instant) {
+    pub(super) fn ingredients<'a>(
+        &'a self,
+        lead: &'a Lead,
+        cutting: &'a [MemberName],
+        now: Instant,
+    ) -> Ingredients<'a> {
         let view = self.keeper.current().map(Arc::as_ref).filter(|_| self.spec.trust == Trust::Confirm);
-        let ingredients = Ingredients {
+        Ingredients {
             now,
             trust: self.spec.trust,
             cluster: &self.spec.name,
@@ -189,8 +194,11 @@ impl Router {
             cutting,
             opened: &self.opened,
             previous: &self.routes,
-        };
-        let mut table = ingredients.table();
+        }
+    }
+
+    fn publish(&mut self, lead: &Lead, cutting: &[MemberName], now: Instant) {
+        let mut table = self.ingredients(lead, cutting, now).table();
         if table == *self.routes {
             return;
         }

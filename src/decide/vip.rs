@@ -13,11 +13,36 @@
 //!   mark, else after probing, and over an occupant only when its lease must be over.
 //! * **Sessions end before the address goes**: no RST can be sent from an address that is gone.
 
+mod announce;
+mod claim;
+mod hold;
+mod interface;
+mod leave;
+mod marks;
+#[cfg(test)]
+mod properties;
+mod right;
+#[cfg(test)]
+mod tests;
+mod told;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{Mac, MemberName, Reason, VipEntry, VipLink, VipMark, VipRight, VipSpec};
+use crate::model::{Mac, MemberName, Reason, VipEntry, VipLink, VipRight, VipSpec};
+
+use announce::Announcer;
+use claim::Claim;
+use hold::Hold;
+use interface::OnInterface;
+use leave::Leave;
+use marks::Marks;
+use right::Facts;
+use told::Told;
+
+/// One event is settled in fewer rounds than this: starting, claiming, put; or releasing, released, claiming.
+const ROUNDS_MAX: usize = 8;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -203,32 +228,101 @@ pub struct VipSnapshot {
     pub problem: Option<String>,
 }
 
+#[derive(Debug, Clone)]
+enum Phase {
+    Starting,
+    Released,
+    Claiming(Claim),
+    Held(Hold),
+    Releasing(Leave),
+    /// The process ends and leaves the address to the next one.
+    Kept {
+        until: Instant,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    claims: u64,
+    releases: u64,
+    repairs: u64,
+    conflicts: u64,
+}
+
+/// After [`VipEvent::Exit`].
+#[derive(Debug, Clone, Copy)]
+struct Exiting {
+    /// Nothing is waited for beyond this.
+    until: Instant,
+    is_done: bool,
+}
+
 /// Decides about one address.
 #[derive(Debug, Clone)]
 pub struct Vip {
     spec: Arc<VipSpec>,
     /// Us, as marks name holders.
     me: MemberName,
-    state: VipState,
+    phase: Phase,
     since: Instant,
     reason: Reason,
+    facts: Facts,
+    marks: Marks,
+    interface: OnInterface,
+    /// None: not told yet.
+    link: Option<Option<VipLink>>,
+    announcer: Announcer,
+    told: Told,
+    counts: Counts,
+    conflict_mac: Option<Mac>,
+    exiting: Option<Exiting>,
+    last_number: u64,
+    settled_at: Instant,
     effects: VecDeque<VipEffect>,
-    mark: Option<VipMark>,
 }
 
 impl Vip {
     /// `me` is what marks call this holder: the member's name.
     pub fn new(spec: Arc<VipSpec>, me: MemberName, now: Instant) -> Vip {
-        let effects = VecDeque::new();
-        Vip { spec, me, state: VipState::Starting, since: now, reason: Reason::Starting, effects, mark: None }
+        Vip {
+            announcer: Announcer::new(&spec),
+            spec,
+            me,
+            phase: Phase::Starting,
+            since: now,
+            reason: Reason::Starting,
+            facts: Facts::default(),
+            marks: Marks::default(),
+            interface: OnInterface::default(),
+            link: None,
+            told: Told::default(),
+            counts: Counts::default(),
+            conflict_mac: None,
+            exiting: None,
+            last_number: 0,
+            settled_at: now,
+            effects: VecDeque::new(),
+        }
     }
 
     pub fn handle(&mut self, event: VipEvent, now: Instant) {
-        let _ = (event, now, &self.me, &self.mark);
+        match event {
+            VipEvent::Spec(spec) => self.on_spec(spec),
+            VipEvent::Right(right) => self.on_right(right, now),
+            VipEvent::Entries(entries) => self.interface.show(entries, &self.spec, now),
+            VipEvent::Link { link, notify } => self.on_link(link, notify, now),
+            VipEvent::Heard { mac } => self.on_heard(mac, now),
+            VipEvent::Done { number, problem } => self.on_done(number, problem, now),
+            VipEvent::SessionsClosed { number } => self.on_sessions_closed(number, now),
+            VipEvent::MarkWritten { number, outcome } => self.on_mark_written(number, outcome, now),
+            VipEvent::Slept(span) => self.on_slept(span, now),
+            VipEvent::Exit => self.on_exit(now),
+        }
+        self.settle(now);
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.settle(now);
     }
 
     #[must_use]
@@ -239,7 +333,13 @@ impl Vip {
     /// When to call [`Vip::handle_timeout`] next, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        None
+        let mut timers = Vec::new();
+        self.claim_timers(&mut timers);
+        self.hold_timers(&mut timers);
+        self.leave_timers(&mut timers);
+        timers.extend(self.interface.timers());
+        // What was due when we looked the last time was dealt with then.
+        timers.into_iter().filter(|(at, _)| *at > self.settled_at).min_by_key(|(at, _)| *at)
     }
 
     pub fn spec(&self) -> &Arc<VipSpec> {
@@ -248,27 +348,187 @@ impl Vip {
 
     /// After [`VipEvent::Exit`]: nothing is left to be done.
     pub fn is_done(&self) -> bool {
-        false
+        self.exiting.is_some_and(|exiting| exiting.is_done)
     }
 
     pub fn snapshot(&self) -> VipSnapshot {
+        let is_on = self.interface.is_present();
         VipSnapshot {
             spec: self.spec.clone(),
-            state: self.state,
+            state: self.state(),
             reason: self.reason,
             since: self.since,
-            holder: self.mark.as_ref().map(|mark| mark.holder.clone()),
-            lease_end: None,
-            is_unfenced: false,
-            announced_at: None,
-            announcements: 0,
-            claims: 0,
-            releases: 0,
-            repairs: 0,
-            conflicts: 0,
-            conflict_mac: None,
-            mac: None,
-            problem: None,
+            holder: self.marks.seen().map(|mark| mark.holder.clone()),
+            lease_end: self.interface.deadline().filter(|_| is_on),
+            is_unfenced: matches!(&self.phase, Phase::Held(hold) if hold.is_unfenced()),
+            announced_at: self.announcer.last(),
+            announcements: self.announcer.count(),
+            claims: self.counts.claims,
+            releases: self.counts.releases,
+            repairs: self.counts.repairs,
+            conflicts: self.counts.conflicts,
+            conflict_mac: self.conflict_mac,
+            mac: self.link.flatten().map(|link| link.mac),
+            problem: self.told.problem().map(str::to_owned),
+        }
+    }
+
+    // -- events that are not one phase's alone ----------------------------------------------------
+
+    fn on_spec(&mut self, spec: Arc<VipSpec>) {
+        self.announcer.adjust(&spec);
+        self.spec = spec;
+    }
+
+    fn on_right(&mut self, right: VipRight, now: Instant) {
+        let without_gap = self.facts.is_fresh(now);
+        self.marks.see(&right, &self.me, without_gap);
+        self.facts.learn(right);
+        if matches!(self.phase, Phase::Starting | Phase::Released)
+            && let Err(reason) = self.wanted(now)
+        {
+            self.reason = reason;
+        }
+    }
+
+    fn on_link(&mut self, link: Option<VipLink>, notify: bool, now: Instant) {
+        let is_running = |link: Option<VipLink>| link.is_some_and(|link| link.is_running);
+        let before = self.link.flatten();
+        self.link = Some(link);
+        let moved = before.zip(link).is_some_and(|(before, link)| before.mac != link.mac);
+        let returned = is_running(link) && !is_running(before);
+        if returned {
+            // What could not be put while it was down may be tried at once.
+            self.interface.allow_now();
+        }
+        if is_running(link) && (returned || moved || notify) {
+            self.announcer.start(now);
+        }
+    }
+
+    fn on_heard(&mut self, mac: Mac, now: Instant) {
+        if let Phase::Held(_) = self.phase {
+            return self.on_conflict(mac, now);
+        }
+        let Phase::Claiming(claim) = &mut self.phase else { return };
+        if claim.hear(now) {
+            self.conflict_mac = Some(mac);
+            if self.told.is_new_occupant(mac) {
+                self.log(VipTransition::Occupied { mac });
+            }
+        }
+    }
+
+    fn on_done(&mut self, number: u64, problem: Option<String>, now: Instant) {
+        if let Phase::Releasing(leave) = &mut self.phase
+            && leave.is_removing(number)
+        {
+            return self.on_removed(problem, now);
+        }
+        let Some(is_claim) = self.interface.finish_put(number, problem.is_none(), now) else { return };
+        match problem {
+            None => self.told.forget_problem(),
+            Some(problem) => {
+                if is_claim {
+                    self.announcer.take_back();
+                }
+                self.complain("put the address", problem, now);
+            }
+        }
+    }
+
+    // -- common to the phases ---------------------------------------------------------------------
+
+    fn state(&self) -> VipState {
+        match self.phase {
+            Phase::Starting => VipState::Starting,
+            Phase::Released => VipState::Released,
+            Phase::Claiming(_) => VipState::Claiming,
+            Phase::Held(_) | Phase::Kept { .. } => VipState::Held,
+            Phase::Releasing(_) => VipState::Releasing,
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        if self.interface.give_up_put(now) {
+            self.complain("put the address", "the kernel did not answer".to_owned(), now);
+        }
+        let mut rounds = 0;
+        while self.advance(now) && rounds < ROUNDS_MAX {
+            rounds += 1;
+        }
+        debug_assert!(rounds < ROUNDS_MAX, "{:?} does not settle", self.phase);
+        self.announce(now);
+        self.finish_exit(now);
+        self.settled_at = now;
+        debug_assert_eq!(self.contradiction(now), None, "{self:?}");
+    }
+
+    /// One step of the phase; true: it is another one now, to be looked at again.
+    fn advance(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Starting => self.advance_starting(now),
+            Phase::Released => self.advance_released(now),
+            Phase::Claiming(_) => self.advance_claiming(now),
+            Phase::Held(_) => self.advance_held(now),
+            Phase::Releasing(_) => self.advance_releasing(now),
+            Phase::Kept { .. } => self.advance_kept(now),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, reason: Reason, now: Instant) {
+        let from = self.state();
+        self.phase = phase;
+        self.reason = reason;
+        let to = self.state();
+        if from != to {
+            self.since = now;
+            self.log(VipTransition::State { from, to, reason });
+        }
+    }
+
+    fn announce(&mut self, now: Instant) {
+        let is_out = matches!(&self.phase, Phase::Held(_)) || self.is_putting();
+        if is_out && self.link_problem().is_none() && self.announcer.is_due(now) {
+            self.announcer.sent(now);
+            self.effects.push_back(VipEffect::Announce);
+        }
+    }
+
+    fn link_problem(&self) -> Option<Reason> {
+        match self.link.flatten() {
+            None => Some(Reason::LinkMissing),
+            Some(link) if !link.is_running => Some(Reason::LinkDown),
+            Some(_) => None,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn log(&mut self, transition: VipTransition) {
+        self.effects.push_back(VipEffect::Log(transition));
+    }
+
+    fn complain(&mut self, what: &'static str, problem: String, now: Instant) {
+        if self.told.is_new_problem(what, &problem, now) {
+            self.log(VipTransition::Problem { what, problem });
+        }
+    }
+
+    /// What may never be, in words.
+    fn contradiction(&self, now: Instant) -> Option<&'static str> {
+        let is_ours = self.facts.is_ours();
+        match &self.phase {
+            Phase::Claiming(_) if !is_ours || !self.facts.is_fresh(now) => Some("claims without a fresh right"),
+            Phase::Held(_) if !is_ours => Some("holds what is not ours"),
+            Phase::Held(_) if self.interface.deadline().is_none_or(|end| now >= end) => Some("holds beyond its lease"),
+            Phase::Claiming(_) | Phase::Held(_) | Phase::Starting if self.exiting.is_some() => Some("stays on exit"),
+            Phase::Released if self.interface.may_be_there() => Some("released, and still there"),
+            Phase::Released if self.marks.written().is_some() => Some("released, and its mark stands"),
+            _ => None,
         }
     }
 }

@@ -119,6 +119,7 @@ reasons! {
     Conflict => "conflict", "another host answers for it and nothing fresh says that it is ours";
     MachineSlept => "machine_slept", "the machine was suspended, so everything known is old";
     NoRight => "no_right", "the kernel does not let this process do it";
+    VipReleased => "vip_released", "the virtual address that the client came by has left this host";
     Shutdown => "shutdown", "the router is shutting down";
 }
 

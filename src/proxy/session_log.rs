@@ -60,10 +60,12 @@ fn termination(reason: Reason, stage: Stage, timed_out: bool) -> [char; 2] {
         Reason::RetriesExhausted | Reason::HoldOff | Reason::NoTarget => ['S', 'C'],
         Reason::NoDescriptors => ['R', 'C'],
         // By whoever runs the router.
-        Reason::Shutdown | Reason::ServiceRemoved | Reason::Maintenance | Reason::Drained => match stage {
-            Stage::Data => ['K', '-'],
-            _ => ['K', stage.letter()],
-        },
+        Reason::Shutdown | Reason::ServiceRemoved | Reason::Maintenance | Reason::Drained | Reason::VipReleased => {
+            match stage {
+                Stage::Data => ['K', '-'],
+                _ => ['K', stage.letter()],
+            }
+        }
         // Everything else says why the member may not have sessions any more.
         _ => ['D', '-'],
     }
@@ -324,6 +326,8 @@ mod tests {
             ("KQ", Reason::ServiceRemoved, Stage::Queue),
             ("K-", Reason::Shutdown, Stage::Data),
             ("K-", Reason::Maintenance, Stage::Data),
+            ("K-", Reason::VipReleased, Stage::Data),
+            ("KQ", Reason::VipReleased, Stage::Queue),
             ("D-", Reason::LeaderMoved, Stage::Data),
             ("D-", Reason::MemberDown, Stage::Data),
             ("D-", Reason::LeaseEnded, Stage::Data),

@@ -11,8 +11,9 @@ use tokio::{runtime, task};
 use crate::admin::{ClusterReport, Lifecycle, OrderError, Source};
 use crate::config::{Cluster, Config};
 use crate::dcs::etcd::{EtcdAccess, Handle};
+use crate::decide::vip::VipSnapshot;
 use crate::decide::{Event, Report, Router, Snapshot};
-use crate::model::{MemberName, Order};
+use crate::model::{MemberName, Order, VipSpec};
 use crate::proxy::{Plane, Prepared};
 
 use super::clock;
@@ -20,6 +21,7 @@ use super::dcs_sessions::{Ear, Sessions, Wanted};
 use super::diff::{Diff, Origin, memory_key};
 use super::driver::{Change, Driver, MAILBOX_MAX};
 use super::memories::{Follower, Keeper};
+use super::vips::{Board, ClusterMarks, Here, Houses, Seat, Vips};
 
 /// Reports that may wait for the driver; they are deduplicated, so this is members, not clients.
 const REPORTS_MAX: usize = 1024;
@@ -72,16 +74,22 @@ impl Running {
 }
 
 /// The configured clusters, as the admin endpoint sees them: always those of one configuration.
-#[derive(Default)]
-pub struct Roster(ArcSwap<Vec<Running>>);
+pub struct Roster {
+    running: ArcSwap<Vec<Running>>,
+    vips: Board,
+}
 
 impl Source for Roster {
     fn reports(&self) -> Vec<ClusterReport> {
-        self.0.load().iter().map(Running::report).collect()
+        self.running.load().iter().map(Running::report).collect()
+    }
+
+    fn vips(&self) -> Vec<VipSnapshot> {
+        self.vips.load().iter().map(|vip| VipSnapshot::clone(&vip.load())).collect()
     }
 
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError> {
-        let all = self.0.load();
+        let all = self.running.load();
         let running = all.iter().find(|running| &*running.name == cluster).ok_or(OrderError::NoSuchCluster)?;
         if !running.knows(member) {
             return Err(OrderError::NoSuchMember);
@@ -110,19 +118,30 @@ pub struct Clusters {
     last_id: u64,
     data: runtime::Handle,
     lifecycle: Arc<Lifecycle>,
+    vips: Vips,
+    houses: Arc<Houses>,
+    here: Arc<Here>,
+    /// By cluster; where the holders of its virtual addresses say so.
+    marks: BTreeMap<Arc<str>, Arc<ClusterMarks>>,
 }
 
 impl Clusters {
     pub fn new(data: runtime::Handle, lifecycle: Arc<Lifecycle>) -> Clusters {
+        let (houses, here) = (Arc::<Houses>::default(), Here::new());
+        let vips = Vips::new(houses.clone());
         Clusters {
             running: Vec::new(),
             followers: BTreeMap::new(),
             leaving: Vec::new(),
-            roster: Arc::default(),
+            roster: Arc::new(Roster { running: ArcSwap::default(), vips: vips.board() }),
             sessions: Sessions::default(),
             last_id: 0,
             data,
             lifecycle,
+            vips,
+            houses,
+            here,
+            marks: BTreeMap::new(),
         }
     }
 
@@ -175,18 +194,51 @@ impl Clusters {
             begun.push((running, turn));
         }
         let mut handles = self.sessions.arrange(wanted);
+        self.arrange_marks(&begun);
+        // Before anything is claimed, all who could come in by it are known.
+        let houses = begun.iter().map(|(running, _)| running).chain(&removed).map(|running| running.plane.clone());
+        self.houses.become_as(houses.chain(self.leaving.iter().map(|leaving| leaving.plane.clone())).collect());
+        let mut seats = self.arrange_vips(config);
         let mut told = Vec::new();
         for (mut running, turn) in begun {
             let dcs = handles.remove(&running.id);
+            let seats = seats.remove(&running.name).unwrap_or_default();
             match turn {
-                Turn::Change(ready) => told.extend(running.change(*ready, dcs, hold_max)),
-                Turn::Begin(newcomer) => running.driver = Some(newcomer.begin(dcs, hold_max, &self.data)),
+                Turn::Change(ready) => told.extend(running.change(*ready, dcs, seats, hold_max)),
+                Turn::Begin(newcomer) => running.driver = Some(newcomer.begin(dcs, seats, hold_max, &self.data)),
             }
             self.running.push(running);
         }
-        self.roster.0.store(Arc::new(self.running.clone()));
+        self.roster.running.store(Arc::new(self.running.clone()));
         removed.into_iter().for_each(|running| self.leave(running));
         told
+    }
+
+    /// One writer of marks for each cluster; its access to the DCS may have changed.
+    fn arrange_marks(&mut self, begun: &[(Running, Turn)]) {
+        self.marks.retain(|name, _| begun.iter().any(|(running, _)| running.name == *name));
+        for (running, turn) in begun {
+            let (access, prefix) = turn.dcs();
+            self.marks.entry(running.name.clone()).or_default().reach(access, prefix);
+        }
+    }
+
+    fn arrange_vips(&mut self, config: &Config) -> BTreeMap<Arc<str>, Vec<Seat>> {
+        if config.vips.iter().any(|vip| vip.member.is_none()) {
+            self.here.watch();
+        }
+        let marks = &self.marks;
+        self.vips.become_as(config, |cluster| marks.get(cluster).cloned().unwrap_or_default())
+    }
+
+    /// Virtual addresses that are at work.
+    pub fn vips(&self) -> Vec<Arc<VipSpec>> {
+        self.vips.known()
+    }
+
+    /// Lets the virtual addresses go.
+    pub async fn finish(self) {
+        self.vips.finish().await;
     }
 
     /// Another cluster of the same prefix came or went.
@@ -233,6 +285,8 @@ impl Clusters {
             snapshot: snapshot.clone(),
             memory: remember,
             probes: HashMap::new(),
+            seats: Vec::new(),
+            here: self.here.clone(),
         };
         let running = Running {
             id: self.last_id,
@@ -271,11 +325,16 @@ enum Turn {
 }
 
 impl Turn {
-    fn wanted(&self, running: &Running) -> Wanted {
-        let (access, prefix) = match self {
+    /// How to reach its DCS, and its prefix there.
+    fn dcs(&self) -> (Option<EtcdAccess>, String) {
+        match self {
             Turn::Change(ready) => (ready.access.clone(), ready.cluster.spec.prefix()),
             Turn::Begin(newcomer) => (newcomer.access.clone(), newcomer.driver.router.spec().prefix()),
-        };
+        }
+    }
+
+    fn wanted(&self, running: &Running) -> Wanted {
+        let (access, prefix) = self.dcs();
         Wanted { cluster: running.id, prefix, access, ear: running.ear.clone() }
     }
 }
@@ -288,13 +347,13 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    fn begin(self, dcs: Option<Arc<Handle>>, hold_max: usize, data: &runtime::Handle) -> AbortHandle {
+    fn begin(self, dcs: Option<Arc<Handle>>, seats: Vec<Seat>, hold_max: usize, data: &runtime::Handle) -> AbortHandle {
         let mut driver = self.driver;
         {
             let _on_data_plane = data.enter();
             driver.plane.apply(self.prepared, hold_max);
         }
-        driver.dcs = dcs;
+        (driver.dcs, driver.seats) = (dcs, seats);
         task::spawn(driver.run()).abort_handle()
     }
 }
@@ -304,10 +363,16 @@ impl Running {
         Running { name: cluster.spec.name.clone(), namespace: cluster.spec.namespace.clone(), ..self }
     }
 
-    fn change(&self, ready: Ready, dcs: Option<Arc<Handle>>, hold_max: usize) -> Option<oneshot::Receiver<()>> {
+    fn change(
+        &self,
+        ready: Ready,
+        dcs: Option<Arc<Handle>>,
+        seats: Vec<Seat>,
+        hold_max: usize,
+    ) -> Option<oneshot::Receiver<()>> {
         let (done, told) = oneshot::channel();
         let Ready { cluster, prepared, api_tls, .. } = ready;
-        let change = Change { spec: cluster.spec, prepared, hold_max, dcs, api_tls, done };
+        let change = Change { spec: cluster.spec, prepared, hold_max, dcs, api_tls, seats, done };
         // One reload waits for the answer before the next begins, so there is a place for it.
         if self.changes.try_send(change).is_err() {
             tracing::error!(target: "pgvane::reload", cluster = %self.name, "its driver does not answer; it stays as it was");

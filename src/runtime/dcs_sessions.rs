@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::dcs::DcsEvent;
 use crate::dcs::etcd::{self, EtcdAccess, Handle, Subscription};
+use crate::dcs::place::Place;
 use crate::decide::Event;
 
 use super::clock;
@@ -159,7 +160,7 @@ fn shared(wanted: Vec<Wanted>, next: u64) -> Vec<(EtcdAccess, Vec<Wanted>)> {
 }
 
 fn start(number: u64, access: &EtcdAccess, clusters: Vec<Wanted>) -> Handle {
-    let subscription = |(id, wanted): (usize, &Wanted)| Subscription { prefix: wanted.prefix.clone(), id };
+    let subscription = |(id, wanted): (usize, &Wanted)| Subscription { place: Place::below(&wanted.prefix), id };
     let subscriptions = clusters.iter().enumerate().map(subscription).collect();
     let ears: Vec<Arc<Ear>> = clusters.into_iter().map(|wanted| wanted.ear).collect();
     etcd::spawn(access.clone(), subscriptions, move |id, event| {

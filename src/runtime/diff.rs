@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::config::{Cluster, Config};
-use crate::model::HostPort;
+use crate::model::{HostPort, VipSpec};
 
 /// Where a cluster of the new configuration comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,10 @@ pub struct Diff {
     pub removed: Vec<usize>,
     pub admin_added: Vec<HostPort>,
     pub admin_removed: Vec<HostPort>,
+    /// Virtual addresses that were not there, or on another interface.
+    pub vips_added: Vec<Arc<VipSpec>>,
+    pub vips_changed: usize,
+    pub vips_removed: usize,
     /// Whose orders are taken.
     pub orders: bool,
     pub log: bool,
@@ -47,12 +52,17 @@ impl Diff {
         let without = |all: &[HostPort], others: &[HostPort]| -> Vec<HostPort> {
             all.iter().filter(|at| !others.contains(at)).cloned().collect()
         };
+        let vips = old.map_or(&[][..], |config| &config.vips);
+        let before_of = |new: &VipSpec| vips.iter().find(|old| is_same_vip(old, new));
         let orders = |config: &Config| config.admin.as_ref().map(|admin| admin.orders);
         Diff {
             clusters: origins.iter().enumerate().map(origin).collect(),
             removed: (0..before.len()).filter(|index| !kept.contains(index)).collect(),
             admin_added: without(&is, &was),
             admin_removed: without(&was, &is),
+            vips_added: new.vips.iter().filter(|vip| before_of(vip).is_none()).cloned().collect(),
+            vips_changed: new.vips.iter().filter(|vip| before_of(vip).is_some_and(|old| old != *vip)).count(),
+            vips_removed: vips.iter().filter(|old| !new.vips.iter().any(|new| is_same_vip(old, new))).count(),
             orders: old.is_some_and(|old| orders(old) != orders(new)),
             log: old.is_some_and(|old| old.log != new.log),
             shutdown: old.is_some_and(|old| old.shutdown != new.shutdown),
@@ -71,6 +81,9 @@ impl fmt::Display for Diff {
             (self.removed.len(), "clusters removed"),
             (self.admin_added.len(), "admin listeners added"),
             (self.admin_removed.len(), "admin listeners removed"),
+            (self.vips_added.len(), "virtual addresses added"),
+            (self.vips_changed, "virtual addresses changed"),
+            (self.vips_removed, "virtual addresses removed"),
         ];
         let named = [
             (self.orders, "admin.orders changed"),
@@ -83,6 +96,11 @@ impl fmt::Display for Diff {
             counted.chain(named.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_owned())).collect();
         if words.is_empty() { f.write_str("nothing changed") } else { f.write_str(&words.join(", ")) }
     }
+}
+
+/// The same address in the same place.
+fn is_same_vip(old: &VipSpec, new: &VipSpec) -> bool {
+    old.address.ip == new.address.ip && old.interface == new.interface
 }
 
 /// Which old cluster each new one is. A cluster is its prefix in the DCS, not its name: a new `alias`

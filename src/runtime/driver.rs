@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use crate::decide::{Effect, Event, Memory, Report, Router, Snapshot};
 use crate::model::{ApiAddress, CheckOutcome, CheckSpec, ClusterSpec, HostPort, MemberName, PortOutcome, ProbeOutcome};
 use crate::proxy::{Plane, Prepared};
+use crate::runtime::vips::{Here, Seat};
 use crate::runtime::{clock, log};
 use crate::{dcs, probe};
 
@@ -54,6 +55,9 @@ pub struct Driver {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub memory: watch::Sender<Memory>,
     pub probes: HashMap<Question, AbortHandle>,
+    /// The virtual addresses that follow this cluster.
+    pub seats: Vec<Seat>,
+    pub here: Arc<Here>,
 }
 
 /// What one cluster is from now on. Everything in it that can fail has been done.
@@ -63,6 +67,7 @@ pub struct Change {
     pub hold_max: usize,
     pub dcs: Option<Arc<dcs::etcd::Handle>>,
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
+    pub seats: Vec<Seat>,
     /// Told when it holds.
     pub done: oneshot::Sender<()>,
 }
@@ -72,6 +77,8 @@ impl Driver {
     pub async fn run(mut self) {
         loop {
             self.carry_out();
+            // After what was published and closed: whoever comes back by an address meets the new table.
+            self.seats.iter().for_each(|seat| seat.tell(&self.router, &self.here, clock::now()));
             self.snapshot.store(Arc::new(self.router.snapshot()));
             let timer = self.router.poll_timeout().map(|(at, _)| at);
             tokio::select! {
@@ -106,12 +113,12 @@ impl Driver {
     /// is off instead of what happened. Sessions of a removed service stay in the registry's groups, which
     /// a table does not own: whatever the machine closes for their member closes them, too.
     fn change(&mut self, change: Change) {
-        let Change { spec, prepared, hold_max, dcs, api_tls, done } = change;
+        let Change { spec, prepared, hold_max, dcs, api_tls, seats, done } = change;
         {
             let _on_data_plane = self.data.enter();
             self.plane.apply(prepared, hold_max);
         }
-        (self.dcs, self.api_tls) = (dcs, api_tls);
+        (self.dcs, self.api_tls, self.seats) = (dcs, api_tls, seats);
         if spec != *self.router.spec() {
             self.router.handle(Event::Spec(spec), clock::now());
             self.carry_out();

@@ -14,3 +14,4 @@ pub mod reload;
 pub mod run;
 pub mod signals;
 pub mod state_file;
+pub mod vips;

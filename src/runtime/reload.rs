@@ -18,7 +18,7 @@ use super::diff::Diff;
 use super::endpoints::{self, Bound, Endpoints};
 use super::memories::Keeper;
 use super::prepare::{Prospect, Step, prepare};
-use super::{clock, log, state_file};
+use super::{clock, log, state_file, vips};
 
 /// A router at work, and the file that it is what it is by.
 pub struct Station {
@@ -133,8 +133,9 @@ impl Station {
         self.clusters.all_planes()
     }
 
-    /// Writes down what is to be remembered.
+    /// Lets virtual addresses go and writes down what is to be remembered.
     pub async fn finish(self) {
+        self.clusters.finish().await;
         self.keeper.finish().await;
     }
 }
@@ -147,10 +148,13 @@ fn redirect_log(config: &Config) {
 
 async fn make_ready(step: Step) -> Result<(Prospect, Bound), Vec<String>> {
     let bound = endpoints::bind(&step.diff.admin_added).await;
+    let vips = vips::examine(&step.diff.vips_added).await;
     let prospect = spawn_blocking(move || prepare(step)).await.unwrap_or_else(|error| Err(vec![error.to_string()]));
-    match (prospect, bound) {
-        (Ok(prospect), Ok(bound)) => Ok((prospect, bound)),
-        (prospect, bound) => Err([prospect.err(), bound.err()].into_iter().flatten().flatten().collect()),
+    match (prospect, bound, vips) {
+        (Ok(prospect), Ok(bound), Ok(())) => Ok((prospect, bound)),
+        (prospect, bound, vips) => {
+            Err([prospect.err(), bound.err(), vips.err()].into_iter().flatten().flatten().collect())
+        }
     }
 }
 

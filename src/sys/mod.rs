@@ -1,4 +1,6 @@
 //! Every unsafe line, each behind a function that is safe to call, with why it is sound.
 
+pub mod boottime;
+pub mod packet;
 pub mod readiness;
 pub mod tcp;

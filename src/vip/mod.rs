@@ -3,7 +3,16 @@
 //! [`holder`] carries out what [`crate::decide::vip`] decides. It reaches sessions and the DCS through the
 //! two traits here, which the runtime gives it.
 
+pub mod arp;
+pub mod capabilities;
+mod complaints;
+pub mod examine;
 pub mod holder;
+pub mod ndp;
+pub mod netlink;
+pub mod packet;
+pub mod said;
+pub mod sockets;
 
 use std::future::Future;
 use std::net::IpAddr;

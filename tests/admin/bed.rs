@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pgvane::admin::{self, ClusterReport, Lifecycle, OrderError, OrdersFrom, Source};
 use pgvane::decide::status::MemberSnapshot;
+use pgvane::decide::vip::VipSnapshot;
 use pgvane::decide::{
     CheckSnapshot, Memory, Router, Routes, ServiceRoutes, ServiceSnapshot, Standing, Suspicion, Target, TargetSnapshot,
     TargetState,
@@ -35,6 +36,7 @@ pub const MEMBERS: [(&str, TargetState); 8] = [
 /// A source that answers as it was told, and notes what was ordered.
 pub struct Fake {
     pub reports: Vec<ClusterReport>,
+    pub vips: Vec<VipSnapshot>,
     pub answer: Result<(), OrderError>,
     pub ordered: Mutex<Vec<(String, MemberName, Order)>>,
 }
@@ -42,6 +44,10 @@ pub struct Fake {
 impl Source for Fake {
     fn reports(&self) -> Vec<ClusterReport> {
         self.reports.clone()
+    }
+
+    fn vips(&self) -> Vec<VipSnapshot> {
+        self.vips.clone()
     }
 
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError> {
@@ -58,7 +64,16 @@ pub struct Bed {
 
 impl Bed {
     pub async fn new(reports: Vec<ClusterReport>, orders: OrdersFrom, answer: Result<(), OrderError>) -> Bed {
-        let source = Arc::new(Fake { reports, answer, ordered: Mutex::default() });
+        Bed::of(Fake { reports, vips: Vec::new(), answer, ordered: Mutex::default() }, orders).await
+    }
+
+    /// Reports and addresses, and no orders.
+    pub async fn with_vips(reports: Vec<ClusterReport>, vips: Vec<VipSnapshot>) -> Bed {
+        Bed::of(Fake { reports, vips, answer: Ok(()), ordered: Mutex::default() }, OrdersFrom::Nobody).await
+    }
+
+    async fn of(source: Fake, orders: OrdersFrom) -> Bed {
+        let source = Arc::new(source);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let lifecycle = Arc::new(Lifecycle::default());

@@ -1,6 +1,8 @@
 //! Sessions against real etcd processes: what is promised about moves, dead and hung endpoints,
 //! restarts, passwords, certificates and an etcd that goes back in time.
 
+mod exact;
+mod marks;
 mod secure;
 mod store;
 

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgvane::dcs::DcsEvent;
 use pgvane::dcs::etcd::{EtcdAccess, Handle, Subscription, spawn};
+use pgvane::dcs::place::Place;
 use pgvane::decide::ViewSource;
 use pgvane::model::ClusterView;
 use pgvane::runtime::clock;
@@ -257,9 +258,13 @@ impl Listener {
     }
 
     pub fn with(access: EtcdAccess, prefixes: &[&str]) -> Listener {
+        Listener::at(access, prefixes.iter().map(|prefix| Place::below(*prefix)).collect())
+    }
+
+    pub fn at(access: EtcdAccess, places: Vec<Place>) -> Listener {
         let (tell, told) = mpsc::unbounded_channel();
-        let subscription = |(id, prefix): (usize, &&str)| Subscription { prefix: (*prefix).to_owned(), id };
-        let subscriptions = prefixes.iter().enumerate().map(subscription).collect();
+        let subscription = |(id, place): (usize, Place)| Subscription { place, id };
+        let subscriptions = places.into_iter().enumerate().map(subscription).collect();
         let handle = spawn(access, subscriptions, move |id, event| {
             let _ = tell.send(Told { id, event, at: clock::now() });
         });

@@ -162,7 +162,8 @@ pub(super) static POLICY: &[Opt] = &[
         "freebind",
         Kind::Switch,
         Set("false"),
-        "Listen on addresses that this host does not have yet, such as one that moves between hosts.",
+        "Listen on addresses that this host does not have yet, such as one that moves between hosts. Services\n\
+         that listen on an address of `vips` do so without this.",
     ),
     opt(
         "session_log",

@@ -75,7 +75,7 @@ fn network(text: &str) -> Result<Cidr, String> {
 }
 
 /// The error is the length that a dotted mask means, if it is one.
-fn prefix_length(text: &str, bits: u8) -> Result<u8, Option<u8>> {
+pub(super) fn prefix_length(text: &str, bits: u8) -> Result<u8, Option<u8>> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u8>() {
         Ok(length) if digits && length <= bits => Ok(length),

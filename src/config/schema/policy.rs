@@ -161,14 +161,14 @@ fn read_observe(check: &Fields<'_>) -> Option<Observing> {
     Some(Observing::On { error_limit: plain(observe.count("error_limit")), on_error: plain(on_error) })
 }
 
-fn is_off(word: &str) -> bool {
+pub(super) fn is_off(word: &str) -> bool {
     matches!(word, "off" | "false" | "no")
 }
 
 pub(super) fn read_policy(fields: &Fields<'_>) -> Policy {
     let tcp = fields.section("tcp");
     let keepalive = tcp.as_ref().and_then(|tcp| tcp.section("keepalive"));
-    let seconds = |key| keepalive.as_ref().and_then(|keepalive| whole_seconds(keepalive, key));
+    let seconds = |key| keepalive.as_ref().and_then(|keepalive| plain(whole_seconds(keepalive, key)));
     let queue = fields.section("queue");
     Policy {
         hold: read_hold(fields),
@@ -195,13 +195,13 @@ pub(super) fn read_policy(fields: &Fields<'_>) -> Policy {
 }
 
 /// The kernel counts these in seconds.
-fn whole_seconds(keepalive: &Fields<'_>, key: &str) -> Option<Duration> {
-    let written = keepalive.duration(key)?;
+pub(super) fn whole_seconds(fields: &Fields<'_>, key: &str) -> Option<Written<Duration>> {
+    let written = fields.duration(key)?;
     if written.value.subsec_nanos() != 0 {
-        keepalive.sink().report(written.at, format!("`{key}` is in whole seconds: the kernel knows no others"));
+        fields.sink().report(written.at, format!("`{key}` is in whole seconds: the kernel knows no others"));
         return None;
     }
-    Some(written.value)
+    Some(written)
 }
 
 fn read_hold(fields: &Fields<'_>) -> Option<Hold> {

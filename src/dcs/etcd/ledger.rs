@@ -62,7 +62,7 @@ pub(super) struct Outcome {
 impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     pub fn new(subscriptions: Vec<Subscription>, sink: S) -> Ledger<S> {
         let account = |s: Subscription| {
-            let keys = KeySpace::new(s.prefix);
+            let keys = KeySpace::new(s.place);
             Account { id: s.id, keys, debt: None, lease_wait: None, readable: false }
         };
         Ledger {
@@ -82,8 +82,8 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     pub fn watch_starts(&mut self) -> Vec<Start> {
         let start = |(index, account): (usize, &mut Account)| {
             account.debt = None;
-            let prefix = account.keys.prefix().to_owned();
-            account.readable.then(|| Start { index, prefix, revision: account.keys.revision() + 1 })
+            let place = account.keys.place().clone();
+            account.readable.then(|| Start { index, place, revision: account.keys.revision() + 1 })
         };
         self.accounts.iter_mut().enumerate().filter_map(start).collect()
     }
@@ -132,7 +132,7 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
     fn forget(&mut self) {
         self.floor = 0;
         for account in &mut self.accounts {
-            account.keys = KeySpace::new(account.keys.prefix());
+            account.keys = KeySpace::new(account.keys.place().clone());
             account.debt = None;
             account.lease_wait = None;
         }
@@ -231,6 +231,7 @@ mod tests {
 
     use super::*;
     use crate::dcs::etcd::link::Answers;
+    use crate::dcs::place::Place;
     use crate::runtime::clock;
 
     const PREFIX: &str = "/s/one/";
@@ -251,7 +252,7 @@ mod tests {
             let leader = view.leader.as_ref().map_or("-", |leader| leader.name.as_str());
             log.borrow_mut().push(format!("{id} {source} {leader}@{}", view.revision));
         };
-        let subscription = |(id, prefix): (usize, &&str)| Subscription { prefix: (*prefix).to_owned(), id };
+        let subscription = |(id, prefix): (usize, &&str)| Subscription { place: Place::below(*prefix), id };
         (Ledger::new(prefixes.iter().enumerate().map(subscription).collect(), sink), told)
     }
 

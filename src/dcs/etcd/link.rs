@@ -13,6 +13,7 @@ use futures_util::stream;
 use super::EtcdAccess;
 use crate::dcs::bounded;
 use crate::dcs::patroni::RawKey;
+use crate::dcs::place::Place;
 use crate::runtime::clock;
 
 /// etcd refuses transactions of more than 128 operations by default (`--max-txn-ops`).
@@ -26,20 +27,20 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(3);
 const PROBLEM_CHARS_MAX: usize = 200;
 
-/// A consistent answer about some of the prefixes.
+/// A consistent answer about some of the places.
 pub(super) struct Chunk {
     pub cluster_id: u64,
     pub revision: i64,
-    /// Per prefix, in order; the first belongs to prefix number `first`.
+    /// Per place, in order; the first belongs to place number `first`.
     pub first: usize,
     pub contents: Vec<Vec<RawKey>>,
 }
 
-/// The answer to one read of all prefixes.
+/// The answer to one read of all places.
 #[derive(Default)]
 pub(super) struct Answers {
     pub chunks: Vec<Chunk>,
-    /// Prefixes that this user may not read, and etcd's words for it.
+    /// Places that this user may not read, and etcd's words for it.
     pub denied: Vec<(usize, String)>,
 }
 
@@ -96,13 +97,13 @@ fn tls(access: &EtcdAccess) -> Result<TlsOptions, String> {
     }
 }
 
-/// Reads every prefix, linearizably. `sent_at` is taken just before the first byte can leave.
-pub(super) async fn read(client: &Client, prefixes: &[String]) -> Result<Reading, String> {
+/// Reads every place, linearizably. `sent_at` is taken just before the first byte can leave.
+pub(super) async fn read(client: &Client, places: &[Place]) -> Result<Reading, String> {
     let sent_at = clock::now();
-    let starts = (0..prefixes.len()).step_by(RANGES_PER_TXN_MAX);
+    let starts = (0..places.len()).step_by(RANGES_PER_TXN_MAX);
     let parts = starts.map(|first| {
-        let last = prefixes.len().min(first + RANGES_PER_TXN_MAX);
-        read_part(client, first, &prefixes[first..last])
+        let last = places.len().min(first + RANGES_PER_TXN_MAX);
+        read_part(client, first, &places[first..last])
     });
     let mut answers = Answers::default();
     for part in try_join_all(parts).await? {
@@ -118,18 +119,18 @@ pub(super) async fn read(client: &Client, prefixes: &[String]) -> Result<Reading
     }
 }
 
-/// One transaction; where etcd refuses it for the sake of one prefix, each prefix by itself, so that
+/// One transaction; where etcd refuses it for the sake of one place, each place by itself, so that
 /// one cluster's missing grant is not the others' outage.
-async fn read_part(client: &Client, first: usize, prefixes: &[String]) -> Result<Answers, String> {
-    match read_chunk(client, first, prefixes).await {
+async fn read_part(client: &Client, first: usize, places: &[Place]) -> Result<Answers, String> {
+    match read_chunk(client, first, places).await {
         Ok(chunk) => return Ok(Answers { chunks: vec![chunk], denied: Vec::new() }),
         Err(error) if !is_denied(&error) => return Err(describe(&error)),
         Err(_denied) => {}
     }
     let single = |offset: usize| async move {
-        (first + offset, read_chunk(client, first + offset, &prefixes[offset..=offset]).await)
+        (first + offset, read_chunk(client, first + offset, &places[offset..=offset]).await)
     };
-    let mut singles = stream::iter(0..prefixes.len()).map(single).buffer_unordered(SINGLES_AT_ONCE_MAX);
+    let mut singles = stream::iter(0..places.len()).map(single).buffer_unordered(SINGLES_AT_ONCE_MAX);
     let mut answers = Answers::default();
     while let Some((index, answer)) = singles.next().await {
         match answer {
@@ -141,19 +142,22 @@ async fn read_part(client: &Client, first: usize, prefixes: &[String]) -> Result
     Ok(answers)
 }
 
-fn is_denied(error: &Error) -> bool {
+pub(super) fn is_denied(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.message().contains("permission denied"))
 }
 
-async fn read_chunk(client: &Client, first: usize, prefixes: &[String]) -> Result<Chunk, Error> {
-    let range = |prefix: &String| TxnOp::get(prefix.as_bytes(), Some(GetOptions::new().with_prefix()));
-    let txn = Txn::new().and_then(prefixes.iter().map(range).collect::<Vec<_>>());
+async fn read_chunk(client: &Client, first: usize, places: &[Place]) -> Result<Chunk, Error> {
+    let range = |place: &Place| {
+        let options = place.is_prefix().then(|| GetOptions::new().with_prefix());
+        TxnOp::get(place.text().as_bytes(), options)
+    };
+    let txn = Txn::new().and_then(places.iter().map(range).collect::<Vec<_>>());
     let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
     let answer = kv.txn(txn).await?;
     let header = answer.header().ok_or_else(|| Error::Internal("an answer without a header".into()))?;
     let contents: Vec<_> = answer.op_responses().into_iter().filter_map(keys).collect();
-    if contents.len() != prefixes.len() {
-        return Err(Error::Internal(format!("{} ranges asked, {} answered", prefixes.len(), contents.len())));
+    if contents.len() != places.len() {
+        return Err(Error::Internal(format!("{} ranges asked, {} answered", places.len(), contents.len())));
     }
     Ok(Chunk { cluster_id: header.cluster_id(), revision: header.revision(), first, contents })
 }

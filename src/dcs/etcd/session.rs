@@ -16,6 +16,7 @@ use super::link::{self, Reading};
 use super::rounds::{Ask, Backoff, Rounds};
 use super::watch::watch;
 use super::{EtcdAccess, Message, Subscription};
+use crate::dcs::place::Place;
 use crate::dcs::{DcsEvent, bounded};
 use crate::runtime::clock;
 
@@ -34,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 pub(super) struct Session<S> {
     access: Arc<EtcdAccess>,
-    prefixes: Arc<[String]>,
+    places: Arc<[Place]>,
     endpoints: Vec<Endpoint>,
     rounds: Rounds,
     ledger: Ledger<S>,
@@ -51,7 +52,7 @@ pub(super) struct Session<S> {
     inbox: mpsc::Receiver<Message>,
     outbox: mpsc::Sender<Message>,
     wanted: Arc<Notify>,
-    /// By endpoint, and by prefix where only one is concerned.
+    /// By endpoint, and by place where only one is concerned.
     troubles: BTreeMap<(usize, Option<usize>), (String, Instant)>,
 }
 
@@ -86,14 +87,11 @@ struct ReadDone {
 
 impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     pub fn new(access: EtcdAccess, subscriptions: Vec<Subscription>, sink: S, wanted: Arc<Notify>) -> Session<S> {
-        let scheme = if access.tls.is_some() { "https://" } else { "http://" };
-        let full = |url: &String| if url.contains("://") { url.clone() } else { format!("{scheme}{url}") };
-        let endpoints: Vec<_> = access.endpoints.iter().map(|url| Endpoint { url: full(url), client: None }).collect();
-        let subscriptions: Vec<_> = subscriptions.into_iter().map(closed).collect();
+        let endpoints: Vec<_> = access.urls().into_iter().map(|url| Endpoint { url, client: None }).collect();
         let (outbox, inbox) = mpsc::channel(INBOX_MAX);
         Session {
             access: Arc::new(access),
-            prefixes: subscriptions.iter().map(|s| s.prefix.clone()).collect(),
+            places: subscriptions.iter().map(|s| s.place.clone()).collect(),
             rounds: Rounds::new(endpoints.len(), subscriptions.len(), clock::now()),
             endpoints,
             ledger: Ledger::new(subscriptions, sink),
@@ -116,7 +114,7 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
         if self.endpoints.is_empty() {
             self.ledger.tell_trouble(None, "", "no etcd endpoints are configured");
         }
-        if self.prefixes.is_empty() {
+        if self.places.is_empty() {
             return;
         }
         loop {
@@ -143,11 +141,11 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     fn send_read(&mut self, ask: &Ask) {
         let endpoint = &mut self.endpoints[ask.endpoint];
         let (url, client) = (endpoint.url.clone(), endpoint.client.take());
-        let (access, prefixes) = (Arc::clone(&self.access), Arc::clone(&self.prefixes));
+        let (access, places) = (Arc::clone(&self.access), Arc::clone(&self.places));
         let (index, serial, fresh, floor) = (ask.endpoint, ask.serial, client.is_none(), self.ledger.floor());
         self.reads.spawn(async move {
             // The client library panics over an answer with a part missing; that is this endpoint's failure.
-            let read = AssertUnwindSafe(connect_and_read(&url, client, &access, &prefixes)).catch_unwind();
+            let read = AssertUnwindSafe(connect_and_read(&url, client, &access, &places)).catch_unwind();
             let result = match timeout(READ_MAX, read).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(_panic)) => Err("an answer that no etcd gives".into()),
@@ -274,25 +272,17 @@ impl<S: Fn(usize, DcsEvent) + Send + Sync + 'static> Session<S> {
     }
 }
 
-/// Without the last slash, `/service/one` would also be the prefix of `/service/one2`.
-fn closed(mut subscription: Subscription) -> Subscription {
-    if !subscription.prefix.ends_with('/') {
-        subscription.prefix.push('/');
-    }
-    subscription
-}
-
 async fn connect_and_read(
     url: &str,
     client: Option<Client>,
     access: &EtcdAccess,
-    prefixes: &[String],
+    places: &[Place],
 ) -> Result<(Client, Reading), String> {
     let client = match client {
         Some(client) => client,
         None => link::connect(url, access).await?,
     };
-    let reading = link::read(&client, prefixes).await?;
+    let reading = link::read(&client, places).await?;
     Ok((client, reading))
 }
 

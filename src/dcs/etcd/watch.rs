@@ -1,4 +1,4 @@
-//! One stream that watches every prefix. It ends at the first thing that is not as it should be;
+//! One stream that watches every place. It ends at the first thing that is not as it should be;
 //! what it missed is then read, never resumed.
 
 use std::time::Duration;
@@ -10,15 +10,16 @@ use tokio::time::timeout;
 use super::Message;
 use super::link::{ANSWER_BYTES_MAX, describe, raw_key};
 use crate::dcs::patroni::Change;
+use crate::dcs::place::Place;
 
-/// Until the stream stands and every prefix is confirmed.
+/// Until the stream stands and every place is confirmed.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 
-/// Where the watch of one prefix begins.
+/// Where the watch of one place begins.
 pub(super) struct Start {
-    /// The number of the prefix.
+    /// The number of the place.
     pub index: usize,
-    pub prefix: String,
+    pub place: Place,
     pub revision: i64,
 }
 
@@ -47,17 +48,18 @@ type Halves = (WatchRequestSender, WatchResponseStream);
 async fn open(client: &Client, starts: &[Start]) -> Result<Halves, String> {
     let first = starts.first().ok_or("nothing to watch")?;
     let mut watcher = client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-    let opened = watcher.watch(first.prefix.as_bytes(), Some(options(first))).await;
+    let opened = watcher.watch(first.place.text().as_bytes(), Some(options(first))).await;
     Ok(opened.map_err(|error| describe(&error))?.split())
 }
 
-/// Prefix number `index` is watch number `index + 1`: zero would let etcd choose.
+/// Place number `index` is watch number `index + 1`: zero would let etcd choose.
 fn options(start: &Start) -> WatchOptions {
     let number = i64::try_from(start.index + 1).unwrap_or(i64::MAX);
-    WatchOptions::new().with_prefix().with_start_revision(start.revision).with_progress_notify().with_watch_id(number)
+    let options = WatchOptions::new().with_start_revision(start.revision).with_progress_notify().with_watch_id(number);
+    if start.place.is_prefix() { options.with_prefix() } else { options }
 }
 
-/// Asks for the other prefixes while reading what comes already: with many of them, one who only
+/// Asks for the other places while reading what comes already: with many of them, one who only
 /// writes and one who only waits to be read would wait for each other.
 async fn establish(
     sender: WatchRequestSender,
@@ -81,7 +83,7 @@ async fn establish(
 
 async fn ask_for_rest(mut sender: WatchRequestSender, starts: &[Start]) -> Result<WatchRequestSender, String> {
     for start in starts.iter().skip(1) {
-        let asked = sender.watch(start.prefix.as_bytes(), Some(options(start))).await;
+        let asked = sender.watch(start.place.text().as_bytes(), Some(options(start))).await;
         asked.map_err(|error| describe(&error))?;
     }
     Ok(sender)

@@ -1,0 +1,32 @@
+//! Packet sockets: the address that binds one to an interface and an EtherType.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::libc;
+use nix::sys::socket::{LinkAddr, SockaddrLike, bind, getsockname};
+
+/// Ethernet, and what looks like it: veth, bridges, bonds, VLANs (include/uapi/linux/if_arp.h).
+const ARPHRD_ETHER: u16 = 1;
+
+/// From here on an AF_PACKET socket hears the frames of one EtherType on one interface, and sends there. A filter
+/// that is to see all of them must be attached before.
+pub fn bind_to(socket: &impl AsFd, index: u32, ethertype: u16) -> io::Result<()> {
+    // SAFETY: a struct of integers, for which zeros are a value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = libc::c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: it points to a sockaddr_ll of this length that lives until the call returns.
+    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
+    let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(bind(socket.as_fd().as_raw_fd(), &address)?)
+}
+
+/// Whether the interface that an AF_PACKET socket is bound to has Ethernet's frames and addresses.
+pub fn is_ethernet(socket: &impl AsFd) -> io::Result<bool> {
+    let address: LinkAddr = getsockname(socket.as_fd().as_raw_fd())?;
+    Ok(address.hatype() == ARPHRD_ETHER)
+}
