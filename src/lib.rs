@@ -25,6 +25,5 @@ pub mod model;
 pub mod probe;
 pub mod proxy;
 pub mod runtime;
-mod stub;
 pub mod sys;
 pub mod vip;

@@ -32,5 +32,7 @@ mod speaker;
 mod startup;
 #[path = "proxy/strangers.rs"]
 mod strangers;
+#[path = "proxy/vip.rs"]
+mod vip;
 #[path = "proxy/words.rs"]
 mod words;

@@ -122,7 +122,10 @@ impl Acceptor {
             return self.send_away(slot.service(), peer, said);
         }
         match listener::stream(accepted) {
-            Ok(client) => drop(self.connections.spawn(serve(self.plumbing.clone(), slot.take(), client, peer))),
+            Ok(client) => {
+                let tenancy = self.plumbing.registry.premises.enter(&client);
+                drop(self.connections.spawn(serve(self.plumbing.clone(), slot.take(), client, peer, tenancy)));
+            }
             Err(error) => said.cannot(slot.service(), &error),
         }
     }

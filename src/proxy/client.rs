@@ -116,10 +116,10 @@ impl Client {
         }
     }
 
-    /// Last words, and time to read them.
-    pub async fn tell_and_close(mut self, words: &[u8]) {
+    /// Last words, and time to read them and to close.
+    pub async fn tell_and_wait(&mut self, words: &[u8]) {
         if self.tell(words).await.is_ok() {
-            await_goodbye(self.stream).await;
+            await_goodbye(&self.stream).await;
         }
     }
 
@@ -136,23 +136,25 @@ pub fn tell_at_once(client: &TcpStream, words: &[u8]) -> bool {
 
 /// FIN, and time for the client to read what it was told and to close: at a close with unread bytes the
 /// kernel sends RST, which may take the words away.
-pub async fn await_goodbye(client: TcpStream) {
-    if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
+pub async fn await_goodbye(client: &TcpStream) {
+    let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
+    let _ = tokio::time::timeout_at(deadline, end_of_stream(client, GOODBYE_BYTES_MAX)).await;
+}
+
+/// FIN; completes when the client has closed, too, or has gone. At most so many bytes are thrown away.
+pub(super) async fn end_of_stream(client: &TcpStream, bytes_max: usize) {
+    if SockRef::from(client).shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
-    let until_eof = async {
-        let mut left = GOODBYE_BYTES_MAX;
-        while left > 0 && client.readable().await.is_ok() {
-            let mut chunk = [0; DISCARD_BYTES];
-            match client.try_read(&mut chunk) {
-                Ok(n @ 1..) => left = left.saturating_sub(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => return,
-            }
+    let mut left = bytes_max;
+    while left > 0 && client.readable().await.is_ok() {
+        let mut chunk = [0; DISCARD_BYTES];
+        match client.try_read(&mut chunk) {
+            Ok(n @ 1..) => left = left.saturating_sub(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return,
         }
-    };
-    let _ = tokio::time::timeout_at(deadline, until_eof).await;
+    }
 }
 
 /// FIN rather than RST, as far as the other side has not just sent something: what it sent and nobody

@@ -1,6 +1,7 @@
 //! One client from accept to close, top to bottom.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -14,6 +15,7 @@ use super::connect::{Connector, reset_on_close};
 use super::handshake::{Established, Handshake};
 use super::parting::Parting;
 use super::peer::Peer;
+use super::premises::{Premises, Tenancy};
 use super::relay::{End, Ended, relay};
 use super::service::Slot;
 use super::session_log::Record;
@@ -33,28 +35,27 @@ pub struct Plumbing {
 }
 
 /// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
-pub async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer: Peer) {
+pub(super) async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer: Peer, mut tenancy: Tenancy) {
     let service = slot.service().clone();
     // Its line, written at the end, counts this client: the slot goes last.
     let mut record = Box::new(Record::new(plumbing.registry.routes().cluster.clone(), service.clone(), peer));
     // Boxed, so that a session does not carry the room its handshake needed.
-    let outcome = Box::pin(handshake(&plumbing, &service, client, &mut record)).await;
+    let outcome = Box::pin(handshake(&plumbing, &service, client, &mut record, &mut tenancy)).await;
     match outcome {
         Ok(mut established) => {
             record.relays(established.guard.counters());
-            let ended = relay(&mut established).await;
+            let ended = relay(&mut established, &mut tenancy).await;
             let (client, parting) = close_server(&plumbing, &service, *established, ended, &mut record);
             // The goodbye may take a while; what it held is free from now on.
             drop((record, slot));
             // Of many that are cut at once, all servers are let go before the first goodbye.
             tokio::task::yield_now().await;
-            match parting {
-                Some(parting) if tell_at_once(&client, &parting.words(&service.name)) => {
-                    service.counters.told.add(parting.sqlstate());
-                    await_goodbye(client).await;
-                }
-                _ => close_politely(client),
+            let told = parting.filter(|parting| tell_at_once(&client, &parting.words(&service.name)));
+            if let Some(parting) = &told {
+                service.counters.told.add(parting.sqlstate());
             }
+            // Boxed for the same reason as the handshake.
+            Box::pin(part(client, told.is_some(), &mut tenancy, &plumbing.registry.premises)).await;
         }
         Err(reason) => {
             service.counters.refused.add(reason);
@@ -68,11 +69,31 @@ async fn handshake(
     service: &Arc<Service>,
     client: TcpStream,
     record: &mut Record,
+    tenancy: &mut Tenancy,
 ) -> Result<Box<Established>, Reason> {
     tokio::select! {
         biased;
         () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-        outcome = Handshake::new(plumbing, service, client, record).run() => outcome.map(Box::new),
+        outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome.map(Box::new),
+    }
+}
+
+/// Closes the client's socket: on an address that leaves within the time there is, else when the client has had
+/// time to read what it was told.
+async fn part(client: TcpStream, was_told: bool, tenancy: &mut Tenancy, premises: &Premises) {
+    let socket = client.as_raw_fd();
+    if was_told {
+        tokio::select! {
+            biased;
+            () = tenancy.ends(premises, socket) => {}
+            () = await_goodbye(&client) => return,
+        }
+    } else {
+        tenancy.look(socket);
+    }
+    match tenancy.leaving() {
+        Some(leaving) => leaving.see_off(&client).await,
+        None => close_politely(client),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What sessions of one service to one member look at before each write: whether they may go on, and
 //! whether they were asked to end.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -32,6 +33,9 @@ pub struct Fence {
     sealed: Word,
     draining: Word,
     wake: Notify,
+    /// Twice as many as calls to those who wait; odd during one.
+    calls: AtomicU32,
+    calling: Mutex<()>,
 }
 
 impl Fence {
@@ -45,9 +49,22 @@ impl Fence {
         self.draining.read()
     }
 
-    /// Completes when either changes. Look after creating it, or a change is missed.
+    /// Completes when either changes, or something else is to be looked at. Look after creating it, or a change is
+    /// missed.
     pub fn next_change(&self) -> Notified<'_> {
         self.wake.notified()
+    }
+
+    /// To be read before [`Fence::next_change`].
+    pub fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Whether what [`Fence::next_change`] gave after `calls` may have been used up. A change is seen before or
+    /// after the call that tells of it, so a call may find whoever waits for the next change already.
+    pub fn has_called_since(&self, calls: u32) -> bool {
+        let now = self.calls();
+        now != calls || now % 2 == 1
     }
 
     pub async fn closed(&self) -> Reason {
@@ -71,6 +88,27 @@ impl Fence {
     }
 
     pub(super) fn wake(&self) {
+        let _one_at_a_time = self.calling.lock();
+        self.calls.fetch_add(1, Ordering::SeqCst);
         self.wake.notify_waiters();
+        self.calls.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_comes_after_its_change_was_seen_does_not_use_up_the_next_one() {
+        let fence = Fence::default();
+        let calls = fence.calls();
+        assert!(!fence.has_called_since(calls));
+        fence.ask_to_end(Reason::Drained);
+        // Seen, and listening for the close already, when the call comes.
+        let (calls, _next) = (fence.calls(), fence.next_change());
+        assert!(!fence.has_called_since(calls));
+        fence.wake();
+        assert!(fence.has_called_since(calls));
     }
 }

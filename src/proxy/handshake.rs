@@ -5,9 +5,11 @@
 //! in the queue, and its packet is sent to the next target.
 
 mod answer;
+mod departure;
 mod refusal;
 mod stranger;
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +22,11 @@ use crate::model::{Reason, Role, ServiceSpec};
 use crate::runtime::clock;
 
 use super::cancel;
-use super::client::{Client, NO, Request};
+use super::client::{Client, NO, NoRequest, Request};
 use super::connect::ConnectError;
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
+use super::premises::Tenancy;
 use super::protocol::conversation::Conversation;
 use super::protocol::startup::Kind;
 use super::session_log::{Record, Stage};
@@ -78,18 +81,49 @@ pub struct Handshake<'a> {
     /// The last thing that went wrong with a target.
     failure: Option<Suspicion>,
     connects_failed: u32,
+    /// A packet of the client that has no answer yet.
+    asked: Option<Kind>,
+    /// Why it is not served.
+    was_told: bool,
 }
 
 impl<'a> Handshake<'a> {
     pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
         let source = client_hash(&record.peer().hash_bytes());
         let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now(), source), service.spec());
-        let (held_for, failure, connects_failed) = (None, None, 0);
-        Handshake { plumbing, service, spec, record, source, client, ticket, held_for, failure, connects_failed }
+        let (held_for, failure, connects_failed, asked, was_told) = (None, None, 0, None, false);
+        Handshake {
+            plumbing,
+            service,
+            spec,
+            record,
+            source,
+            client,
+            ticket,
+            held_for,
+            failure,
+            connects_failed,
+            asked,
+            was_told,
+        }
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
-    pub async fn run(mut self) -> Result<Established, Reason> {
+    pub(super) async fn run(mut self, tenancy: &mut Tenancy) -> Result<Established, Reason> {
+        let (premises, socket) = (&self.plumbing.registry.premises, self.client.stream.as_raw_fd());
+        let served = tokio::select! {
+            biased;
+            () = tenancy.ends(premises, socket) => None,
+            served = self.converse() => Some(served?),
+        };
+        match (served, tenancy.leaving()) {
+            (Some((server, asked, answer)), _) => Ok(self.established(server, asked, answer)),
+            (None, leaving) => Err(self.leave(leaving).await),
+        }
+    }
+
+    /// The server that has answered, what it was asked, and its answer.
+    async fn converse(&mut self) -> Result<(Server, Kind, Vec<u8>), Reason> {
         let mut server = None;
         let is_limited = self.comes_too_often();
         let mut request = match self.first_request(is_limited).await {
@@ -116,10 +150,10 @@ impl<'a> Handshake<'a> {
             };
             let answer = self.ask(&mut reached, &request).await?;
             match reached.guard.fence().reason().map_or(answer, Answer::Fenced) {
-                Answer::Relay(bytes) => return Ok(self.established(reached, request.kind, bytes)),
+                Answer::Relay(bytes) => return Ok((reached, request.kind, bytes)),
                 Answer::No => {
                     reached.permit = None;
-                    self.client.tell(NO).await?;
+                    self.deny().await?;
                     self.ticket.answered();
                     self.record.enter(Stage::Request);
                     request = match self.next_request(&mut server, reached).await {
@@ -151,13 +185,14 @@ impl<'a> Handshake<'a> {
     async fn first_request(&mut self, is_limited: bool) -> Result<Request, Unheard> {
         let limit = self.spec().startup_timeout;
         let limit = if is_limited { limit.min(REFUSAL_TIMEOUT) } else { limit };
+        let plumbing = self.plumbing;
         let stopping = async {
-            self.plumbing.stopping.cancelled().await;
+            plumbing.stopping.cancelled().await;
             let until = Instant::from_std(clock::now() + STOPPING_TIMEOUT);
             sleep_until(until).await;
         };
         let outcome = tokio::select! {
-            outcome = timeout(limit, self.client.next_request()) => outcome,
+            outcome = timeout(limit, self.hear()) => outcome,
             () = stopping => return Err(Unheard::Ended(Reason::Shutdown)),
         };
         Ok(outcome.map_err(|_| Reason::StartupTimedOut)??)
@@ -170,13 +205,13 @@ impl<'a> Handshake<'a> {
         *server = Some(reached);
         let outcome = loop {
             let Some(kept) = server.as_ref() else {
-                break tokio::time::timeout_at(until, self.client.next_request()).await;
+                break tokio::time::timeout_at(until, self.hear()).await;
             };
             let fence = kept.guard.fence().clone();
             let mut byte = [0];
             tokio::select! {
                 biased;
-                outcome = tokio::time::timeout_at(until, self.client.next_request()) => break outcome,
+                outcome = tokio::time::timeout_at(until, self.hear()) => break outcome,
                 // It has nothing to say now but goodbye.
                 _ = kept.stream.peek(&mut byte) => {}
                 _ = fence.closed() => {}
@@ -381,13 +416,13 @@ impl<'a> Handshake<'a> {
     }
 
     /// Its socket is open until this returns.
-    async fn cancel(self, request: &Request) -> Reason {
+    async fn cancel(&self, request: &Request) -> Reason {
         cancel::forward(self.plumbing, self.service, self.record.peer(), &request.bytes).await
     }
 
     /// Says no in the client's protocol. Before it has been told whether there is encryption it would
     /// not understand, so it is told that there is none first.
-    async fn refuse(mut self, mut request: Request, refusal: Refusal) -> Reason {
+    async fn refuse(&mut self, mut request: Request, refusal: Refusal) -> Reason {
         let until = Instant::from_std(clock::now() + REFUSAL_TIMEOUT);
         loop {
             match request.kind {
@@ -396,18 +431,33 @@ impl<'a> Handshake<'a> {
                 Kind::Cancel => return self.cancel(&request).await,
                 Kind::Ssl | Kind::GssEnc => {}
             }
-            if self.client.tell(NO).await.is_err() {
+            if self.deny().await.is_err() {
                 return refusal.why;
             }
-            request = match tokio::time::timeout_at(until, self.client.next_request()).await {
+            request = match tokio::time::timeout_at(until, self.hear()).await {
                 Ok(Ok(request)) => request,
                 Ok(Err(_)) | Err(_) => return refusal.why,
             };
         }
         let words = refusal.words(self.spec(), self.ticket.arrived());
         self.service.counters.told.add(refusal.sqlstate());
-        self.client.tell_and_close(&words).await;
+        self.was_told = true;
+        self.client.tell_and_wait(&words).await;
         refusal.why
+    }
+
+    /// The client's next packet. Cancelling it loses nothing.
+    async fn hear(&mut self) -> Result<Request, NoRequest> {
+        let request = self.client.next_request().await?;
+        self.asked = Some(request.kind);
+        Ok(request)
+    }
+
+    /// There is no encryption.
+    async fn deny(&mut self) -> Result<(), Reason> {
+        self.client.tell(NO).await?;
+        self.asked = None;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub mod listener;
 pub mod listeners;
 mod parting;
 pub mod peer;
+pub mod premises;
 pub mod protocol;
 pub mod rates;
 pub mod relay;
@@ -27,7 +28,8 @@ pub mod suspects;
 pub mod targets;
 pub mod unix_socket;
 
-use std::net::SocketAddr;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +95,12 @@ impl Plane {
         let prepared = plane.prepare(services)?;
         plane.apply(prepared, hold_max_clamp);
         Ok(plane)
+    }
+
+    /// The virtual addresses from the next [`Plane::prepare`] on: a service may listen on one of them while it is
+    /// on another host.
+    pub fn expect(&self, vips: &[IpAddr]) {
+        self.doors.lock().vips = vips.iter().map(IpAddr::to_canonical).collect();
     }
 
     /// The first half of a reload: opens every address that is not open yet, so that what cannot be
@@ -165,6 +173,17 @@ impl Plane {
 
     pub fn snapshot(&self) -> Vec<ServiceSnapshot> {
         self.plumbing.registry.snapshot()
+    }
+
+    /// See [`Registry::welcome`].
+    pub fn welcome(&self, ip: IpAddr) {
+        self.plumbing.registry.welcome(ip);
+    }
+
+    /// What is to be done at once is done when this returns; the future tells when the sockets are closed. See
+    /// [`Registry::send_away`].
+    pub fn send_away(&self, ip: IpAddr, reason: Reason) -> impl Future<Output = usize> + Send + use<> {
+        self.plumbing.registry.send_away(ip, reason)
     }
 
     /// Closes the listeners; held clients are told at once, sessions go on.

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::runtime::clock;
 
 use super::fence::Fence;
 use super::handshake::Established;
+use super::premises::Tenancy;
 use super::protocol::conversation::{Conversation, Hearing, Standing};
 use super::sessions::SessionGuard;
 use super::stall::Stalls;
@@ -65,25 +67,26 @@ pub struct Ended {
 }
 
 /// Relays until both directions are done or one breaks. What the handshake read before goes first.
-pub async fn relay(established: &mut Established) -> Ended {
+pub(super) async fn relay(established: &mut Established, tenancy: &mut Tenancy) -> Ended {
     let fence = established.guard.fence().clone();
+    let mut calls = fence.calls();
     let mut change = pin!(fence.next_change());
     let mut watched_by: Option<Waker> = None;
     let mut patience: Option<Pin<Box<Sleep>>> = None;
     let mut stalls = Stalls::default();
-    let mut relay = Relay::new(established, &fence);
+    let mut relay = Relay::new(established, &fence, tenancy);
     let how = poll_fn(|cx| {
         // A change of the fence is awaited once per waker, not locked at every turn.
         if watched_by.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             let _ = change.as_mut().poll(cx);
             watched_by = Some(cx.waker().clone());
         }
-        if relay.draining.is_none() && fence.draining().is_some() {
-            // That was one change; the next one is the close.
+        if fence.has_called_since(calls) {
+            calls = fence.calls();
             change.set(fence.next_change());
             let _ = change.as_mut().poll(cx);
-            relay.draining = fence.draining();
         }
+        relay.look();
         if let Poll::Ready(end) = relay.poll(cx) {
             return Poll::Ready(end);
         }
@@ -109,6 +112,7 @@ struct Relay<'a> {
     guard: &'a mut SessionGuard,
     conversation: &'a mut Conversation,
     fence: &'a Fence,
+    tenancy: &'a mut Tenancy,
     up: Lane,
     down: Lane,
     /// Why it is to end as soon as it is idle.
@@ -117,12 +121,19 @@ struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    fn new(established: &'a mut Established, fence: &'a Fence) -> Relay<'a> {
+    fn new(established: &'a mut Established, fence: &'a Fence, tenancy: &'a mut Tenancy) -> Relay<'a> {
         let Established { client, server, guard, conversation, to_client, to_server, notice, .. } = established;
         let up = Lane::new(Way::ToServer, std::mem::take(to_server), None);
         let mut down = Lane::new(Way::ToClient, Vec::new(), notice.take());
         down.keep(std::mem::take(to_client), conversation);
-        Relay { client, server, guard, conversation, fence, up, down, draining: None, server_closed_first: false }
+        let (draining, server_closed_first) = (None, false);
+        Relay { client, server, guard, conversation, fence, tenancy, up, down, draining, server_closed_first }
+    }
+
+    /// Takes in what has changed around the session.
+    fn look(&mut self) {
+        self.tenancy.look(self.client.as_raw_fd());
+        self.draining = self.draining.or(self.fence.draining());
     }
 
     /// Goes on until it would have to wait, or to the end.
@@ -130,6 +141,9 @@ impl<'a> Relay<'a> {
         loop {
             if let Some(reason) = self.fence.reason() {
                 return Poll::Ready(End::Cut(reason));
+            }
+            if self.tenancy.leaving().is_some() {
+                return Poll::Ready(End::Cut(Reason::VipReleased));
             }
             if let Some(reason) = self.draining
                 && self.is_idle()
@@ -140,8 +154,9 @@ impl<'a> Relay<'a> {
             if self.down.has_passed_all_on() && self.can_tell_client() {
                 return Poll::Ready(End::ServerClosed);
             }
-            let upward = self.up.poll_step(cx, self.client, self.server, self.fence, self.conversation);
-            let downward = self.down.poll_step(cx, self.server, self.client, self.fence, self.conversation);
+            let bounds = Bounds { fence: self.fence, tenancy: self.tenancy };
+            let upward = self.up.poll_step(cx, self.client, self.server, bounds, self.conversation);
+            let downward = self.down.poll_step(cx, self.server, self.client, bounds, self.conversation);
             // Before anything returns: a broken session's bytes count, too.
             self.guard.add_to_server(self.up.take_moved());
             self.guard.add_to_client(self.down.take_moved());
@@ -175,7 +190,8 @@ impl<'a> Relay<'a> {
     /// An orderly end for a server that nobody took away. Not as the client's own goodbye: it is still to be
     /// told.
     fn take_leave(&mut self, cx: &mut Context<'_>, reason: Reason) -> End {
-        match poll_write(cx, self.server, TERMINATE, self.fence) {
+        let bounds = Bounds { fence: self.fence, tenancy: self.tenancy };
+        match poll_write(cx, self.server, TERMINATE, bounds) {
             Poll::Ready(Err(Broken::Cut(reason))) => End::Cut(reason),
             // A server that did not take it sees the end of the stream.
             _ => End::Drained(reason),
@@ -254,14 +270,14 @@ impl Lane {
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
-        fence: &Fence,
+        bounds: Bounds<'_>,
         conversation: &mut Conversation,
     ) -> Poll<Result<(), Broken>> {
         if self.shut {
             return Poll::Pending;
         }
         if self.written < self.pending.len() {
-            let n = ready!(poll_write(cx, to, &self.pending[self.written..], fence))?;
+            let n = ready!(poll_write(cx, to, &self.pending[self.written..], bounds))?;
             self.way.written(&self.pending[self.written..self.written + n], conversation);
             self.moved += n;
             self.written += n;
@@ -289,7 +305,7 @@ impl Lane {
                 self.keep(chunk.to_vec(), conversation);
                 return Poll::Ready(Ok(()));
             }
-            let n = match poll_write(cx, to, chunk, fence) {
+            let n = match poll_write(cx, to, chunk, bounds) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
@@ -327,10 +343,27 @@ impl Way {
     }
 }
 
-/// The only place where a session's bytes leave: the fence is looked at right before.
-fn poll_write(cx: &mut Context<'_>, to: &mut TcpStream, bytes: &[u8], fence: &Fence) -> Poll<Result<usize, Broken>> {
-    if let Some(reason) = fence.reason() {
+/// What ends the right to forward anything.
+#[derive(Clone, Copy)]
+struct Bounds<'a> {
+    fence: &'a Fence,
+    tenancy: &'a Tenancy,
+}
+
+/// The only place where a session's bytes leave: its bounds are looked at right before.
+fn poll_write(
+    cx: &mut Context<'_>,
+    to: &mut TcpStream,
+    bytes: &[u8],
+    bounds: Bounds<'_>,
+) -> Poll<Result<usize, Broken>> {
+    if let Some(reason) = bounds.fence.reason() {
         return Poll::Ready(Err(Broken::Cut(reason)));
+    }
+    if bounds.tenancy.is_outdated() {
+        // Whether it was the address of this client is found out in the next turn.
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
     }
     match ready!(Pin::new(to).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(Broken::Write(io::ErrorKind::WriteZero.into()))),

@@ -21,6 +21,7 @@ use crate::runtime::clock;
 use super::cancel::keys::{KeyGuard, Keys};
 use super::fence::Fence;
 use super::hold::Terms;
+use super::premises::Premises;
 use super::protocol::conversation::CancelKey;
 pub use super::service::Service;
 use super::service::{self, Services};
@@ -52,6 +53,7 @@ pub struct Registry {
     services: ArcSwap<Services>,
     gate: Mutex<Gate>,
     published: Notify,
+    pub(super) premises: Premises,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Registry {
             services: ArcSwap::default(),
             gate: Mutex::new(gate),
             published: Notify::new(),
+            premises: Premises::default(),
         });
         registry.update(specs, hold_max_clamp);
         registry
@@ -202,6 +205,11 @@ impl Registry {
             fence.ask_to_end(reason);
             vec![fence]
         });
+    }
+
+    /// Makes every session look whether it may go on.
+    pub(super) fn wake_sessions(&self) {
+        self.change_fences(|_, _| true, |group| group.fences());
     }
 
     fn change_fences(

@@ -70,6 +70,11 @@ impl Group {
         fences
     }
 
+    /// The same, and they stay.
+    pub fn fences(&self) -> Vec<Arc<Fence>> {
+        self.draining.iter().chain([&self.fence]).cloned().collect()
+    }
+
     /// The fence of those who are asked to end; later closes find it. Sessions that open from now on get
     /// another.
     pub fn drain_fence(&mut self) -> Arc<Fence> {

@@ -116,6 +116,8 @@ enum Turn {
     Event(VipEvent),
     Kernel(Option<Change>),
     Segment(std::io::Result<Mac>),
+    /// There was no way to listen on the interface; perhaps there is by now.
+    Reopen,
     Timer,
     Exit,
 }
@@ -140,10 +142,9 @@ impl Holder {
                 Turn::Segment(Ok(mac)) => self.handle(VipEvent::Heard { mac }),
                 Turn::Segment(Err(error)) => {
                     self.complaints.tell(&self.spec, "cannot listen for other holders", &error);
-                    self.segment = None;
-                    sleep(REOPEN_PAUSE).await;
-                    self.listen().await;
+                    self.deafen();
                 }
+                Turn::Reopen => self.look_at_link(false).await,
                 Turn::Timer => self.machine.handle_timeout(clock::now()),
                 Turn::Exit => {
                     leaving = Some(clock::now());
@@ -165,6 +166,7 @@ impl Holder {
             change = changed(&mut self.kernel) => Turn::Kernel(change),
             Some(event) = ears.inbox.recv() => Turn::Event(event),
             heard = hear(self.segment.as_ref()) => Turn::Segment(heard),
+            () = sleep(REOPEN_PAUSE), if self.is_deaf() => Turn::Reopen,
             Ok(()) = ears.specs.changed() => {
                 self.spec = ears.specs.borrow_and_update().clone();
                 Turn::Event(VipEvent::Spec(self.spec.clone()))
@@ -224,7 +226,7 @@ impl Holder {
             Ok(link) => {
                 self.link = link;
                 self.listen().await;
-                self.handle(VipEvent::Link { link, notify });
+                self.tell_link(notify);
             }
             Err(error) => self.complaints.tell(&self.spec, "cannot look at the interface", &error),
         }
@@ -236,6 +238,24 @@ impl Holder {
             Ok(entries) => self.handle(VipEvent::Entries(entries)),
             Err(error) => self.complaints.tell(&self.spec, "cannot list addresses", &error),
         }
+    }
+
+    /// An interface that is there and cannot be listened on.
+    fn is_deaf(&self) -> bool {
+        self.link.is_some() && self.segment.is_none()
+    }
+
+    /// **Whoever cannot hear an answer may not take silence for one**: without a socket the interface does
+    /// not run, as far as claims are concerned.
+    fn tell_link(&mut self, notify: bool) {
+        let is_deaf = self.is_deaf();
+        let link = self.link.map(|link| VipLink { is_running: link.is_running && !is_deaf, ..link });
+        self.handle(VipEvent::Link { link, notify });
+    }
+
+    fn deafen(&mut self) {
+        self.segment = None;
+        self.tell_link(false);
     }
 
     /// One socket for as long as the interface is the same; a new hardware address is told to it.
@@ -277,9 +297,9 @@ impl Holder {
                     self.done(number, outcome);
                 }
                 VipEffect::DestroySockets => self.destroy_sockets().await,
-                VipEffect::Announce if is_put => self.send("announce", Segment::announce),
+                VipEffect::Announce if is_put => self.send("cannot announce it", Segment::announce),
                 VipEffect::Announce => {}
-                VipEffect::Probe => self.send("probe", Segment::probe),
+                VipEffect::Probe => self.send("cannot ask who has it", Segment::probe),
                 other => self.order(other),
             }
         }
@@ -376,6 +396,7 @@ impl Holder {
         let Some((_, segment)) = &self.segment else { return };
         if let Err(error) = act(segment) {
             self.complaints.tell(&self.spec, what, &error);
+            self.deafen();
         }
     }
 }

@@ -1,10 +1,10 @@
 //! One log line for each change of a virtual address, with its reason.
 //!
-//! Three of them begin as vip-manager's do (ipmanager/ip_manager.go and basicConfigurer.go of 3.0 and newer), at
-//! the same level, for those who grep its log.
+//! Three of them begin as vip-manager's do (its room ipmanager/, 3.0 and newer), at the same level, for those who
+//! grep its log.
 
 use crate::decide::vip::{VipState, VipTransition};
-use crate::model::{Reason, VipSpec};
+use crate::model::{Reason, VipOnDcsLoss, VipSpec};
 
 /// Writes the line for one transition.
 pub fn vip(cluster: &str, spec: &VipSpec, transition: &VipTransition) {
@@ -52,7 +52,7 @@ pub fn vip(cluster: &str, spec: &VipSpec, transition: &VipTransition) {
         VipTransition::Foreign { interface: there, prefix } => {
             tracing::error!(
                 target: "pgvane::vip", cluster, %address, interface = %there, reason = %Reason::ForeignAddress,
-                "{}/{prefix} is on {there} already and was not put there by us: remove it, or write `adopt: true`",
+                "{}/{prefix} is on {there} already and was not put there by us: remove it, or set `adopt`",
                 address.ip
             );
         }
@@ -60,7 +60,7 @@ pub fn vip(cluster: &str, spec: &VipSpec, transition: &VipTransition) {
         VipTransition::Problem { what, problem } => {
             tracing::warn!(
                 target: "pgvane::vip", cluster, %address, interface, what, problem,
-                "{address} on {interface}: {what}: {problem}"
+                "could not {what} ({address} on {interface}): {problem}"
             );
         }
         VipTransition::Slept { for_ } => {
@@ -95,9 +95,14 @@ fn confirmation(cluster: &str, spec: &VipSpec, transition: &VipTransition) {
     let (address, interface) = (spec.address, &*spec.interface);
     match transition {
         VipTransition::Unconfirmed { fenced: true } => {
+            let policy = match spec.on_dcs_loss {
+                VipOnDcsLoss::KeepWhilePatroniLeads => "and longer only while the local Patroni vouches for its member",
+                VipOnDcsLoss::Release => "and no longer than its grace",
+                VipOnDcsLoss::Hold => "and is renewed all the same",
+            };
             tracing::warn!(
-                target: "pgvane::vip", cluster, %address, interface, fenced = true, reason = %Reason::VouchedByPatroni,
-                "{address} is kept: {}", Reason::VouchedByPatroni.sentence()
+                target: "pgvane::vip", cluster, %address, interface, fenced = true, reason = %Reason::DcsStale,
+                "{address} stays for what is left of its lease, {policy}: {}", Reason::DcsStale.sentence()
             );
         }
         VipTransition::Unconfirmed { fenced: false } => {
@@ -163,7 +168,7 @@ mod tests {
             VipTransition::Unconfirmed { fenced: true },
             VipTransition::Unconfirmed { fenced: false },
             VipTransition::Confirmed,
-            VipTransition::Problem { what: "put", problem: "EPERM".to_owned() },
+            VipTransition::Problem { what: "put the address", problem: "EPERM".to_owned() },
             VipTransition::Slept { for_: Duration::from_secs(90) },
         ];
         for from in VipState::ALL {

@@ -49,7 +49,7 @@ impl From<Reason> for Unheard {
 impl Handshake<'_> {
     /// A client that did not say what it wants. One that speaks something else is let down gently: what it
     /// sent is read, so that it sees the end of the stream and not a reset.
-    pub(super) async fn turn_away(self, unheard: Unheard) -> Reason {
+    pub(super) async fn turn_away(&mut self, unheard: Unheard) -> Reason {
         let (why, malformed) = match unheard {
             Unheard::Ended(why) => (why, None),
             Unheard::None(NoRequest::Malformed(malformed)) => (Reason::StartupMalformed, Some(malformed)),
@@ -62,7 +62,8 @@ impl Handshake<'_> {
             if matches!(malformed, Malformed::Protocol { .. }) {
                 self.service.counters.told.add(words::FEATURE_NOT_SUPPORTED);
             }
-            self.client.tell_and_close(&last_words(malformed)).await;
+            self.was_told = true;
+            self.client.tell_and_wait(&last_words(malformed)).await;
         }
         why
     }
