@@ -77,18 +77,19 @@ pub struct Heard {
     pub was_reset: bool,
 }
 
-/// A client on `host` that asks for a session, or for nothing, and listens to the end.
-pub fn connect(network: &Network, host: &str, ip: IpAddr, port: u16) -> io::Result<JoinHandle<Heard>> {
+/// A client on `host` that asks for a session, or for nothing, and listens to the end. One that cannot connect
+/// hears nothing, and has no end.
+pub fn connect(network: &Network, host: &str, ip: IpAddr, port: u16) -> JoinHandle<Heard> {
     let at = SocketAddr::from((ip, port));
-    let mut stream = network.inside(host, || StdStream::connect_timeout(&at, CONNECT_MAX))?;
+    let connected = network.inside(host, || StdStream::connect_timeout(&at, CONNECT_MAX));
+    tokio::task::spawn_blocking(move || connected.and_then(|stream| listen(stream, port)).unwrap_or_default())
+}
+
+fn listen(mut stream: StdStream, port: u16) -> io::Result<Heard> {
     stream.set_read_timeout(Some(LISTENS_MAX))?;
     if port == ROUTER {
         stream.write_all(STARTUP)?;
     }
-    Ok(tokio::task::spawn_blocking(move || listen(stream)))
-}
-
-fn listen(mut stream: StdStream) -> Heard {
     let mut heard = Heard::default();
     let end = loop {
         match message(&mut stream) {
@@ -102,7 +103,7 @@ fn listen(mut stream: StdStream) -> Heard {
         heard.ended_at = Some(clock::now());
     }
     heard.was_reset = end.kind() == io::ErrorKind::ConnectionReset;
-    heard
+    Ok(heard)
 }
 
 fn message(stream: &mut StdStream) -> io::Result<(u8, Vec<u8>)> {

@@ -107,6 +107,9 @@ impl Situation {
         bed.begin(self.family).await;
         let began = bed.began();
         let mut row = (self.play)(bed).await;
+        if !bed.is_held_in_time {
+            row.yes("held when it should be", false);
+        }
         if !row.wrong().is_empty() {
             row.report = bed.report(began);
         }
