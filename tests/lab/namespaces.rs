@@ -1,8 +1,11 @@
 //! Hosts of their own for servers and router: Linux network namespaces on one bridge, with links
 //! that can be cut. All of it goes away with the test, however that ends, and so does what runs there.
 
+#![allow(dead_code, reason = "each suite uses its part")]
+
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::geteuid;
@@ -11,10 +14,12 @@ use nix::unistd::geteuid;
 const NOBODY: &str = "02:00:00:00:00:01";
 /// The bridge's own address; hosts have the next ones.
 const FIRST_HOST: usize = 11;
+/// Networks that this process has made so far: each has names and addresses of its own.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
 pub struct Network {
-    /// Starts every name, with this process's id in it.
+    /// Starts every name, with this process's id in it. Names of interfaces have 15 letters at most.
     prefix: String,
     subnet: String,
     hosts: Vec<String>,
@@ -29,15 +34,20 @@ impl Network {
             "cutting networks takes Linux network namespaces, and those take root: run this suite as root"
         );
         let pid = std::process::id();
+        let turn = MADE.fetch_add(1, Ordering::Relaxed);
+        let letter = char::from(b'a' + u8::try_from(turn % 26).expect("a letter"));
         // 198.18.0.0/15 is kept for tests of networks, so no real one is shadowed.
-        let (prefix, subnet) = (format!("pv{pid}"), format!("198.18.{}", pid % 256));
+        let block = pid.wrapping_mul(8).wrapping_add(turn) % 512;
+        let (prefix, subnet) = (format!("pv{pid}{letter}"), format!("198.{}.{}", 18 + block / 256, block % 256));
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
         let guardian = guardian(&prefix, &hosts);
         let network = Network { prefix, subnet, hosts, guardian };
         let bridge = network.bridge();
-        ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0"));
+        ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"));
         ip(&format!("addr add {}.1/24 dev {bridge}", network.subnet));
         ip(&format!("link set {bridge} up"));
+        ip(&format!("link add {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0", network.island()));
+        ip(&format!("link set {} up", network.island()));
         for host in network.hosts.clone() {
             network.add(&host);
         }
@@ -58,7 +68,12 @@ impl Network {
         format!("{}br", self.prefix)
     }
 
-    fn space(&self, host: &str) -> String {
+    /// The bridge of those who are set aside.
+    fn island(&self) -> String {
+        format!("{}is", self.prefix)
+    }
+
+    pub fn space(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
     }
 
@@ -67,9 +82,23 @@ impl Network {
         format!("{}{host}", self.prefix)
     }
 
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
     pub fn address(&self, host: &str) -> String {
         let index = self.hosts.iter().position(|it| it == host).expect("a host of this network");
         format!("{}.{}", self.subnet, FIRST_HOST + index)
+    }
+
+    /// An address of this network that no host has.
+    pub fn free_address(&self, last: u8) -> String {
+        format!("{}.{last}", self.subnet)
+    }
+
+    /// `ip` inside a host.
+    pub fn ip(&self, host: &str, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.space(host)));
     }
 
     /// The command that runs a program on `host`.
@@ -110,6 +139,25 @@ impl Network {
         }
     }
 
+    /// The end of every [`Network::cut`] of this host.
+    pub fn heal_all(&self, host: &str) {
+        ip(&format!("-n {} neigh flush nud permanent dev eth0", self.space(host)));
+    }
+
+    /// They hear each other, and nobody else hears them or is heard by them; no link goes down.
+    pub fn set_aside(&self, hosts: &[&str]) {
+        for host in hosts {
+            ip(&format!("link set {} master {}", self.cable(host), self.island()));
+        }
+    }
+
+    /// The end of [`Network::set_aside`].
+    pub fn rejoin(&self, hosts: &[&str]) {
+        for host in hosts {
+            ip(&format!("link set {} master {}", self.cable(host), self.bridge()));
+        }
+    }
+
     pub fn heal(&self, one: &str, other: &str) {
         for (here, there) in [(one, other), (other, one)] {
             ip(&format!("-n {} neigh del {} dev eth0", self.space(here), self.address(there)));
@@ -129,7 +177,7 @@ fn guardian(prefix: &str, hosts: &[String]) -> Child {
     use std::os::unix::process::CommandExt;
     let script = format!(
         "cat >/dev/null; for host in {}; do ip netns pids {prefix}-$host | xargs -r kill -9; \
-         ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {prefix}br",
+         ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {prefix}br; ip link del {prefix}is",
         hosts.join(" ")
     );
     let mut shell = Command::new("sh");
