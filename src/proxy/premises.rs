@@ -272,7 +272,7 @@ impl Leaving {
 fn local_ip(socket: RawFd) -> Option<IpAddr> {
     let address = getsockname::<SockaddrStorage>(socket).ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_canonical().into()))
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_canonical()))
 }
 
 #[cfg(test)]
