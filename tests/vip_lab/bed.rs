@@ -131,10 +131,10 @@ impl Bed {
         self.logs.clear();
     }
 
+    /// Whether it is there or goes by itself in this moment.
     fn forget_address(&self, host: &str, ip: IpAddr) {
-        if self.addresses.has(host, ip) {
-            self.network.ip(host, &format!("addr del {}/{} dev eth0", ip, if ip.is_ipv4() { 32 } else { 128 }));
-        }
+        let (family, bits) = if ip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
+        self.network.ip(host, &format!("{family} addr flush dev eth0 to {ip}/{bits}"));
     }
 
     /// Another address of the same family.

@@ -89,3 +89,15 @@ pub async fn key_deleted(bed: &mut Bed) -> Row {
     row.two_holders(bed.two_holders_ms());
     row
 }
+
+/// As Patroni does after its lease ran out unseen.
+pub async fn key_written_again(bed: &mut Bed) -> Row {
+    let _holders = bed.start_led_by_n1().await;
+    bed.watch_for(AFTERWARDS).await;
+    let at = bed.lead("n1").await;
+    bed.watch_for(AFTERWARDS).await;
+    let mut row = Row::default();
+    row.never("gone", at, bed.lost("n1", at));
+    row.two_holders(bed.two_holders_ms());
+    row
+}

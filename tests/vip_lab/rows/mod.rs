@@ -61,6 +61,7 @@ pub const LINKS: &[Situation] = situations![
     "link down and up", ALL, V4, links::link_down;
     "hardware address changed", ALL, V4, links::hardware_address_changed;
     "key deleted", ALL, V4, links::key_deleted;
+    "key written again under another lease", ALL, V4, links::key_written_again;
     "two nodes with the same trigger value", ALL, V4, strangers::same_value;
     "another host has the address before", ALL, V4, strangers::occupied;
     "another host takes the address", ALL, V4, strangers::conflict;
