@@ -99,11 +99,11 @@ impl Line {
 
 /// Asks for `path`, and reads the head of the answer. `host` is the value of the Host header.
 pub(super) async fn get(stream: BoxedStream, path: &str, host: &str) -> Result<Answer, Failure> {
-    get_with(stream, path, host, &[]).await
+    ask_for(stream, path, host, &[]).await
 }
 
 /// The same with more headers.
-pub(super) async fn get_with(
+pub(super) async fn ask_for(
     stream: BoxedStream,
     path: &str,
     host: &str,

@@ -78,7 +78,7 @@ async fn ask(
     let stream = connect(host, port).await.map_err(unreachable)?;
     let tls = if api.tls { Some(tls.ok_or_else(without_roots)?) } else { None };
     let stream = http::secure(stream, host, tls).await.map_err(unreachable)?;
-    http::get_with(stream, path, &http::authority(host, port), headers).await.map_err(failed)
+    http::ask_for(stream, path, &http::authority(host, port), headers).await.map_err(failed)
 }
 
 /// To the first of a name's addresses that answers.

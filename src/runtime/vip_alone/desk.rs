@@ -26,6 +26,8 @@ struct State {
     value: Arc<str>,
     /// What was said last of the key's value; None: nothing yet.
     said: Option<Option<MemberName>>,
+    /// That the hand-over key cannot be read.
+    no_mark_said: bool,
 }
 
 impl Desk {
@@ -33,7 +35,7 @@ impl Desk {
     pub fn open(value: &str, ip: IpAddr) -> (Arc<Desk>, watch::Receiver<VipRight>) {
         let trigger = Trigger::new(value, ip);
         let (rights, receiver) = watch::channel(trigger.right());
-        let state = Mutex::new(State { trigger, value: value.into(), said: None });
+        let state = Mutex::new(State { trigger, value: value.into(), said: None, no_mark_said: false });
         (Arc::new(Desk { state, rights }), receiver)
     }
 
@@ -66,9 +68,7 @@ impl Desk {
             DcsEvent::Trouble { endpoint, problem } if id == KEY => {
                 tracing::warn!(target: "pgvane::dcs", endpoint, "etcd error: {problem}");
             }
-            DcsEvent::Trouble { problem, .. } => {
-                tracing::debug!(target: "pgvane::dcs", problem, "the hand-over key cannot be read");
-            }
+            DcsEvent::Trouble { problem, .. } => self.say_no_mark(&problem),
         }
     }
 
@@ -87,6 +87,16 @@ impl Desk {
     /// Tells of every right from now on.
     pub fn rights(&self) -> watch::Receiver<VipRight> {
         self.rights.subscribe()
+    }
+
+    /// Once: whoever may not read it may not read it for years.
+    fn say_no_mark(&self, problem: &str) {
+        if !std::mem::replace(&mut self.state.lock().no_mark_said, true) {
+            tracing::info!(
+                target: "pgvane::dcs",
+                "the hand-over key cannot be read, so the network is asked before each claim: {problem}"
+            );
+        }
     }
 
     fn say_leader(&self) {
