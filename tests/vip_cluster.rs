@@ -149,7 +149,7 @@ impl Stage {
     /// must have led to the PostgreSQL beside it, or nowhere.
     fn assert_all_routed_where_the_address_was(&self) {
         for host in HOSTS {
-            let path = self.cluster.dir().join(format!("{}.log", log(host)));
+            let path = self.cluster.ground().log(&log(host));
             let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let service = format!("{}-primary/", self.cluster.options().name);
             let servers = text.lines().filter_map(|line| {

@@ -4,9 +4,9 @@
 //! and a client that hears nothing waits for its own time-outs. So everybody on it is told, and their sockets are
 //! closed, before it goes ([`Registry::send_away`]).
 //!
-//! **Nobody asks for a local address before it matters.** Every client lives in an [`Era`]. A change ends the era
+//! **Nobody asks for a local address before it matters.** Every client lives in an `Era`. A change ends the era
 //! and begins the next one; a client that notices (one atomic load before each write) goes through all that has
-//! changed since, and asks its socket then. An era that ended keeps the [`Stay`] of the departure that ended it,
+//! changed since, and asks its socket then. An era that ended keeps the `Stay` of the departure that ended it,
 //! and every client keeps the era that it lives in. So a departure is complete when each client that was here has
 //! looked, and those on the address have closed their sockets.
 
@@ -36,7 +36,7 @@ use super::sessions::Registry;
 /// closed by then is reset, which an idle client of a pool may well be: it reads what it was told all the same.
 pub const PARTING_TIME: Duration = Duration::from_millis(50);
 /// How much later the last socket may close on a machine that is busy; nobody waits for it any longer.
-pub const LATE_MAX: Duration = Duration::from_millis(100);
+pub const LATE_MAX: Duration = Duration::from_millis(150);
 
 /// The addresses that clients of one plane come in by.
 #[derive(Debug, Default)]
@@ -272,7 +272,7 @@ impl Leaving {
 fn local_ip(socket: RawFd) -> Option<IpAddr> {
     let address = getsockname::<SockaddrStorage>(socket).ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_canonical().into()))
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_canonical()))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{LinkAddr, SockaddrLike, bind, getsockname};
+use nix::sys::socket::{LinkAddr, SockaddrLike, bind};
 
 /// Ethernet, and what looks like it: veth, bridges, bonds, VLANs (include/uapi/linux/if_arp.h).
 const ARPHRD_ETHER: u16 = 1;
@@ -27,6 +28,14 @@ pub fn bind_to(socket: &impl AsFd, index: u32, ethertype: u16) -> io::Result<()>
 
 /// Whether the interface that an AF_PACKET socket is bound to has Ethernet's frames and addresses.
 pub fn is_ethernet(socket: &impl AsFd) -> io::Result<bool> {
-    let address: LinkAddr = getsockname(socket.as_fd().as_raw_fd())?;
-    Ok(address.hatype() == ARPHRD_ETHER)
+    // SAFETY: a struct of integers, for which zeros are a value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    // The kernel writes as much of it as the hardware address is long.
+    let mut length = mem::size_of_val(&address) as libc::socklen_t;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the kernel writes `length` bytes at most,
+    // which is what there is room for.
+    let asked = unsafe { libc::getsockname(descriptor, (&raw mut address).cast(), &raw mut length) };
+    Errno::result(asked)?;
+    Ok(address.sll_hatype == ARPHRD_ETHER)
 }

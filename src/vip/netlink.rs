@@ -5,14 +5,17 @@ mod error;
 mod reading;
 mod requests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::route::RouteType;
 use tokio::sync::mpsc;
 
 use crate::model::{Mac, VipAddress, VipEntry, VipLink};
@@ -21,6 +24,11 @@ use error::Refusal;
 use requests::Requests;
 
 pub use error::KernelError;
+
+/// Looks, one right after the other, at whether packets to an address come in; what a worker does then mostly is done.
+const SETTLE_LOOKS: usize = 16;
+/// Milliseconds before each look behind those; then it is done without.
+const SETTLE_PAUSES: [u64; 4] = [1, 2, 4, 8];
 
 /// What of the host's network has changed; the reader asks for the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +61,7 @@ pub struct Netlink {
 
 impl Netlink {
     /// For one answer of the kernel.
-    pub const ANSWER_MAX: std::time::Duration = requests::ANSWER_MAX;
+    pub const ANSWER_MAX: Duration = requests::ANSWER_MAX;
 
     /// Must be called within a tokio runtime. The receiver's mailbox is bounded: what does not fit there becomes one
     /// [`Change::Overrun`]. Changes end to be collected when the receiver is dropped.
@@ -148,8 +156,28 @@ impl Netlink {
     ) -> Result<(), KernelError> {
         let message = RouteNetlinkMessage::NewAddress(reading::wanted(link, interface, address, valid));
         match self.requests.ask(message, NLM_F_CREATE | NLM_F_REPLACE).await {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(KernelError::new(format!("putting {address} on {interface}"), interface, refusal)),
+            Ok(_) => self.settle(address.ip).await,
+            Err(refusal) => {
+                return Err(KernelError::new(format!("putting {address} on {interface}"), interface, refusal));
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel lets IPv6 addresses in a moment later, by a worker (net/ipv6/addrconf.c, addrconf_dad_work). Whoever
+    /// is told of one before may send a first packet into nothing, and the next after a second.
+    async fn settle(&self, ip: IpAddr) {
+        let IpAddr::V6(ip) = ip else { return };
+        let wanted = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build();
+        for pause in std::iter::repeat_n(0, SETTLE_LOOKS).chain(SETTLE_PAUSES) {
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            let route = self.requests.ask(RouteNetlinkMessage::GetRoute(wanted.clone()), 0).await;
+            let is_local = |message: &RouteNetlinkMessage| matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local);
+            if route.is_ok_and(|said| said.iter().any(is_local)) {
+                return;
+            }
         }
     }
 

@@ -23,9 +23,11 @@ use crate::sys::{packet, readiness};
 const FORMER_MACS_MAX: usize = 4;
 /// No frame about an address is longer, as no Ethernet frame is without jumbo frames.
 const FRAME_BYTES_MAX: usize = 1514;
-/// Where a filter finds what is not in the frame (include/uapi/linux/filter.h: SKF_AD_OFF + SKF_AD_VLAN_TAG).
-const VLAN_TAG_AT: u32 = 0xffff_f000 + 44;
-const VLAN_ID_MASK: u32 = 0xfff;
+/// Where a filter finds whom the frame is for (include/uapi/linux/filter.h: SKF_AD_OFF + SKF_AD_PKTTYPE).
+const PACKET_TYPE_AT: u32 = 0xffff_f000 + 4;
+/// For another host, or of a VLAN that has no interface here: the kernel marks the latter so, and takes their tag away
+/// (net/core/dev.c, __netif_receive_skb_core).
+const PACKET_OTHERHOST: u32 = 3;
 
 /// A socket that hears and says what concerns one address on one interface.
 #[derive(Debug)]
@@ -127,9 +129,15 @@ impl Segment {
         }
     }
 
+    /// That the interface went down is told to the first call that comes after, be it up again by then; so that one is
+    /// made twice.
     fn say(&self, frame: &[u8]) -> io::Result<()> {
-        send(self.socket.get_ref().as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT)?;
-        Ok(())
+        let say = || send(self.socket.get_ref().as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT);
+        match say().or_else(|errno| if errno == Errno::ENETDOWN { say() } else { Err(errno) }) {
+            // A socket whose interface is down has none.
+            Err(Errno::ENXIO) => Err(Errno::ENETDOWN.into()),
+            said => Ok(said.map(drop)?),
+        }
     }
 }
 
@@ -148,54 +156,30 @@ fn not_opened(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), why)
 }
 
-/// Of IPv4 what has the address for its sender's, of IPv6 the advertisements of the address.
-fn filter(ip: IpAddr) -> Vec<SockFilter> {
-    let mut tests = vec![Test { load: LOAD_WORD, at: VLAN_TAG_AT, mask: VLAN_ID_MASK, value: 0 }];
-    match ip {
-        IpAddr::V4(ip) => tests.push(Test::word(arp::SENDER_IP_AT, u32::from(ip))),
-        IpAddr::V6(ip) => {
-            tests.push(Test::byte(ndp::NEXT_HEADER_AT, ndp::ICMPV6));
-            tests.push(Test::byte(ndp::TYPE_AT, ndp::ADVERTISEMENT));
-            for (at, word) in (ndp::TARGET_AT..).step_by(4).zip(ip.octets().chunks_exact(4)) {
-                tests.push(Test::word(at, word.iter().fold(0, |value, byte| value << 8 | u32::from(*byte))));
-            }
-        }
-    }
-    all_of(&tests)
-}
-
 /// Classic BPF instructions (include/uapi/linux/bpf_common.h).
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE: u16 = 0x30;
-const AND: u16 = 0x54;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-struct Test {
-    load: u16,
-    at: u32,
-    mask: u32,
-    value: u32,
-}
-
-impl Test {
-    fn word(at: u32, value: u32) -> Test {
-        Test { load: LOAD_WORD, at, mask: u32::MAX, value }
-    }
-
-    fn byte(at: u32, value: u8) -> Test {
-        Test { load: LOAD_BYTE, at, mask: 0xff, value: value.into() }
-    }
-}
-
-/// Three instructions each, with a way out of one instruction behind each.
-fn all_of(tests: &[Test]) -> Vec<SockFilter> {
-    let mut program = Vec::new();
-    for test in tests {
-        program.push(SockFilter::new(test.load, 0, 0, test.at));
-        program.push(SockFilter::new(AND, 0, 0, test.mask));
-        program.push(SockFilter::new(JUMP_IF_EQUAL, 1, 0, test.value));
+/// Of IPv4 what has the address for its sender's, of IPv6 the advertisements of the address.
+fn filter(ip: IpAddr) -> Vec<SockFilter> {
+    let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE_AT)];
+    program.extend([SockFilter::new(JUMP_IF_EQUAL, 0, 1, PACKET_OTHERHOST), SockFilter::new(RETURN, 0, 0, 0)]);
+    let mut require = |load, at, value| {
+        program.push(SockFilter::new(load, 0, 0, at));
+        program.push(SockFilter::new(JUMP_IF_EQUAL, 1, 0, value));
         program.push(SockFilter::new(RETURN, 0, 0, 0));
+    };
+    match ip {
+        IpAddr::V4(ip) => require(LOAD_WORD, arp::SENDER_IP_AT, u32::from(ip)),
+        IpAddr::V6(ip) => {
+            require(LOAD_BYTE, ndp::NEXT_HEADER_AT, ndp::ICMPV6.into());
+            require(LOAD_BYTE, ndp::TYPE_AT, ndp::ADVERTISEMENT.into());
+            for (at, word) in (ndp::TARGET_AT..).step_by(4).zip(ip.octets().chunks_exact(4)) {
+                require(LOAD_WORD, at, word.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)));
+            }
+        }
     }
     program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
     program

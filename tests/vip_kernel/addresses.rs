@@ -1,9 +1,11 @@
 //! Addresses come, are renewed, expire and go, and those of others stay.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use pgvane::model::VipAddress;
 use pgvane::vip::netlink::KernelError;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressProtocol};
 
 use super::bed::{BOTH, Bed, VIP, VIP6, single, until};
 
@@ -71,21 +73,33 @@ async fn a_lifetime_that_somebody_changed_is_seen_and_the_address_is_still_ours(
     }
 }
 
+/// By rtnetlink alone: iproute2 sets IFA_PROTO from 6.3 on.
+async fn add_tagged(bed: &Bed, ip: IpAddr, index: u32, tag: u8) {
+    let (connection, handle, _) = bed.at("a", || rtnetlink::new_connection().unwrap());
+    let serving = tokio::spawn(connection);
+    let mut request = handle.address().add(index, ip, single(ip).prefix);
+    request.message_mut().attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(tag)));
+    request.execute().await.unwrap();
+    serving.abort();
+}
+
 #[tokio::test]
 async fn ours_are_told_from_those_of_others() {
     let bed = Bed::new(&["a"]);
     let node = bed.node("a").await;
-    let cases = [
-        ("add {vip} dev eth0", false),
-        ("add {vip} dev eth0 proto 99", false),
-        ("add {vip} dev eth0 proto 118", true),
-        ("add {vip} dev lo", false),
-    ];
+    for ip in BOTH {
+        for (tag, is_ours) in [(99, false), (118, true)] {
+            add_tagged(&bed, ip, node.link.index, tag).await;
+            let entries = node.netlink.entries(ip).await.unwrap();
+            assert_eq!(entries.iter().map(|entry| entry.is_ours).collect::<Vec<_>>(), [is_ours], "{tag}: {entries:?}");
+            node.netlink.remove(&entries[0], ip).await.unwrap();
+        }
+    }
+    let cases = [("add {vip} dev eth0", false), ("add {vip} dev lo", false)];
     // Before 5.18 the kernel keeps no protocol; then a label tells, or for IPv6 the metric of a route.
     let of_old_kernels = [
         (VIP, "add {vip} dev eth0 label eth0:pgv", true),
         (VIP, "add {vip} dev eth0 label eth0:vip", false),
-        (VIP, "add {vip} dev eth0 label eth0:pgv proto 99", false),
         (VIP6, "add {vip} dev eth0 metric 118118", true),
         (VIP6, "add {vip} dev eth0 metric 100", false),
     ];
@@ -153,7 +167,8 @@ async fn beside_other_addresses_it_is_no_source() {
     assert!(to.contains("src 2001:db8::11"), "{to}");
     // It can be used at once, although nobody has looked for duplicates.
     let shown = bed.ip("a", "-6 addr show dev eth0");
-    assert!(!shown.contains("tentative"), "{shown}");
+    let of_ours = shown.lines().find(|line| line.contains("2001:db8::100/128")).expect("it is shown");
+    assert!(of_ours.contains("deprecated") && !of_ours.contains("tentative"), "{shown}");
 }
 
 #[tokio::test]
@@ -173,7 +188,7 @@ async fn an_address_whose_detection_failed_is_seen_and_is_well_once_removed_and_
     let bed = Bed::new(&["a", "b"]);
     let (node, other) = (bed.node("a").await, bed.node("b").await);
     other.put(VIP6, Some(60)).await;
-    bed.ip("a", &format!("addr add {} dev eth0 proto 118", single(VIP6)));
+    bed.ip("a", &format!("addr add {} dev eth0", single(VIP6)));
     let failed = until("detection fails", async || {
         node.netlink.entries(VIP6).await.unwrap().into_iter().find(|entry| entry.is_failed)
     });

@@ -63,8 +63,8 @@ impl Bed {
         for (index, host) in hosts.iter().enumerate() {
             let (space, switch) = (bed.space(host), bed.space("switch"));
             ip(&format!("netns add {space}"));
-            bed.ip("switch", &format!("link add {host} type veth peer name eth0 netns {space}"));
-            ip(&format!("-n {switch} link set {host} master bridge up"));
+            bed.ip("switch", &format!("link add name {host} type veth peer name eth0 netns {space}"));
+            ip(&format!("-n {switch} link set dev {host} master bridge up"));
             bed.ip(host, "link set lo up");
             bed.ip(host, "link set eth0 up");
             bed.ip(host, &format!("addr add 192.0.2.{}/24 dev eth0", 11 + index));

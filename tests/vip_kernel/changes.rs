@@ -52,10 +52,10 @@ async fn a_link_that_goes_down_or_changes_its_address_is_told() {
     bed.ip("a", "link set eth0 up");
     link_is(&mut node, "set up", |link| link.is_running).await;
     // No carrier: it is still meant to be up.
-    bed.ip("switch", "link set a down");
+    bed.ip("switch", "link set dev a down");
     link_is(&mut node, "carrier lost", |link| !link.is_running).await;
     assert!(bed.ip("a", "link show eth0").contains("NO-CARRIER,BROADCAST,MULTICAST,UP"));
-    bed.ip("switch", "link set a up");
+    bed.ip("switch", "link set dev a up");
     link_is(&mut node, "carrier back", |link| link.is_running).await;
     bed.ip("a", "link set eth0 address 02:00:00:00:00:99");
     link_is(&mut node, "another MAC address", |link| link.mac.to_string() == "02:00:00:00:00:99").await;

@@ -131,6 +131,20 @@ async fn a_probe_is_answered_by_the_holder_and_by_nobody_else() {
     }
 }
 
+/// Whoever hears of it in the same millisecond is served: the kernel lets IPv6 addresses in by a worker.
+#[tokio::test]
+async fn an_address_that_was_put_is_there() {
+    let bed = Bed::new(&["a", "b"]);
+    let (a, b) = (bed.node("a").await, bed.node("b").await);
+    let of_b = bed.segment("b", &b, VIP6);
+    for _ in 0..50 {
+        a.put(VIP6, Some(60)).await;
+        of_b.probe().unwrap();
+        assert_eq!(heard(&of_b).await, a.mac());
+        a.remove(VIP6).await;
+    }
+}
+
 #[tokio::test]
 async fn other_addresses_and_other_vlans_are_not_heard() {
     let bed = Bed::new(&["a", "b"]);

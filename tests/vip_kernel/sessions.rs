@@ -13,8 +13,11 @@ use super::bed::{BOTH, Bed, LIMIT, VIP};
 const ECHO: &str = "
 import socket, sys, threading
 def serve(peer):
-    while data := peer.recv(99):
-        peer.sendall(data)
+    try:
+        while data := peer.recv(99):
+            peer.sendall(data)
+    except ConnectionError:
+        peer.close()
 listener = socket.create_server(('::', 5432), family=socket.AF_INET6, dualstack_ipv6=True)
 print('listening', flush=True)
 while True:
@@ -63,8 +66,8 @@ async fn a_renewal_deletes_nothing_and_a_connection_across_it_goes_on() {
         let mut monitor = monitor.args(["-o", "monitor", "address", "route"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut told = BufReader::new(monitor.stdout.take().unwrap()).lines();
         let stream = connect(&bed, ip);
-        // Twice as long as the first lifetime and its second of lateness.
-        for _ in 0..60 {
+        // Longer than the first lifetime and its second of lateness.
+        for _ in 0..45 {
             node.put(ip, Some(2)).await;
             echo(&stream).expect("it answers");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -82,7 +85,7 @@ async fn a_renewal_deletes_nothing_and_a_connection_across_it_goes_on() {
             renewals += 1;
         }
         // The monitor may have been late for the first ones; whatever it saw before the end was no deletion.
-        assert!(renewals >= 30, "{renewals}");
+        assert!(renewals >= 20, "{renewals}");
         let _ = (monitor.kill(), monitor.wait());
     }
 }

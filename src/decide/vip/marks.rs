@@ -65,7 +65,7 @@ impl Marks {
         if other.is_some() {
             self.other_leader = other.cloned();
         }
-        if !right.mark.as_ref().is_some_and(|mark| &*mark.holder == me.as_str()) {
+        if right.mark.as_ref().is_none_or(|mark| &*mark.holder != me.as_str()) {
             self.has_namesake = false;
         }
     }

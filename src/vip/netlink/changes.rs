@@ -90,3 +90,34 @@ fn link_change(message: &LinkMessage) -> Option<Change> {
     });
     Some(Change::Link { index: message.header.index, name: reading::link_name(message)?, notify })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = attributes;
+        message
+    }
+
+    /// Not every kernel has bonds to try it with.
+    #[test]
+    fn a_bond_that_fails_over_and_a_machine_that_moved_wish_that_neighbours_be_told() {
+        let name = || LinkAttribute::IfName("bond0".into());
+        for (event, notify) in
+            [(LinkEvent::NotifyPeers, true), (LinkEvent::BondingFailover, true), (LinkEvent::Features, false)]
+        {
+            let change = link_change(&link(vec![name(), LinkAttribute::Event(event)]));
+            assert_eq!(change, Some(Change::Link { index: 7, name: "bond0".into(), notify }));
+        }
+        assert_eq!(
+            link_change(&link(vec![name()])),
+            Some(Change::Link { index: 7, name: "bond0".into(), notify: false })
+        );
+        let mut of_a_bridge = link(vec![name()]);
+        of_a_bridge.header.interface_family = AddressFamily::Bridge;
+        assert_eq!(link_change(&of_a_bridge), None, "a port that leaves its bridge is still there");
+    }
+}
