@@ -2,7 +2,8 @@
 //!
 //! Contract: call [`Vip::handle`] for an event or [`Vip::handle_timeout`] when the instant of
 //! [`Vip::poll_timeout`] has come (a spurious call is safe), then carry out every effect of
-//! [`Vip::poll_effect`] in order before the next event. A failed effect comes back as an event.
+//! [`Vip::poll_effect`] in order before the next event. A failed effect comes back as an event; behind a Put that
+//! failed, the listeners and announcements of the same batch are not carried out.
 //!
 //! The rules:
 //!
@@ -10,7 +11,8 @@
 //!   a lifetime that ends before the right to it does ([`Vip::handle`] of a right computes it), so that
 //!   the kernel takes it away from a holder that crashed, hangs or is cut off.
 //! * **Nobody claims what another still has**: at once only behind the deletion of the previous holder's
-//!   mark, else after probing, and over an occupant only when its lease must be over.
+//!   mark, else after probing. An occupant is told that the address is another's when no view of its own can
+//!   be fresh any more, which makes it let go if it hears; over one that does not, only when its lease must be over.
 //! * **Sessions end before the address goes**: no RST can be sent from an address that is gone.
 
 mod announce;
@@ -53,7 +55,7 @@ pub enum VipEvent {
     /// Everything the kernel has under this address, on any interface; told at the start and at each change.
     Entries(Vec<VipEntry>),
     /// The interface as it is; None: there is none of this name. `notify` is the kernel's own wish that
-    /// neighbours be told (NETDEV_NOTIFY_PEERS, such as a bond's failover).
+    /// neighbours be told (NETDEV_NOTIFY_PEERS, such as a bond's failover). Told at the start and at each change.
     Link {
         link: Option<VipLink>,
         notify: bool,
@@ -110,7 +112,7 @@ pub enum VipEffect {
     DestroySockets,
     /// One ARP probe or neighbour solicitation.
     Probe,
-    /// ARP request and reply, or one neighbour advertisement.
+    /// ARP request and reply, or one neighbour advertisement: of what we hold, or to one that holds what is ours.
     Announce,
     /// Write the hand-over key. `take`: only where there is none, and bound to a lease of the DCS that is kept
     /// alive as long as this process lives; a failure to keep it alive ends it.
@@ -488,7 +490,8 @@ impl Vip {
     }
 
     fn announce(&mut self, now: Instant) {
-        let is_out = matches!(&self.phase, Phase::Held(_)) || self.is_putting();
+        let is_there = self.interface.is_present() || self.interface.is_putting();
+        let is_out = is_there && matches!(&self.phase, Phase::Held(_)) || self.is_putting();
         if is_out && self.link_problem().is_none() && self.announcer.is_due(now) {
             self.announcer.sent(now);
             self.effects.push_back(VipEffect::Announce);

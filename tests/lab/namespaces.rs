@@ -21,6 +21,8 @@ static MADE: AtomicU32 = AtomicU32::new(0);
 pub struct Network {
     /// Starts every name, with this process's id in it. Names of interfaces have 15 letters at most.
     prefix: String,
+    /// Which part of the addresses for tests is its own.
+    block: u32,
     subnet: String,
     hosts: Vec<String>,
     /// Clears everything away at the end of its standard input.
@@ -36,14 +38,12 @@ impl Network {
         let pid = std::process::id();
         let turn = MADE.fetch_add(1, Ordering::Relaxed);
         let letter = char::from(b'a' + u8::try_from(turn % 26).expect("a letter"));
-        // 198.18.0.0/15 is kept for tests of networks, so no real one is shadowed.
-        let block = pid.wrapping_mul(8).wrapping_add(turn) % 512;
+        let block = claim_block(pid.wrapping_mul(8).wrapping_add(turn));
         let (prefix, subnet) = (format!("pv{pid}{letter}"), format!("198.{}.{}", 18 + block / 256, block % 256));
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
-        let guardian = guardian(&prefix, &hosts);
-        let network = Network { prefix, subnet, hosts, guardian };
+        let guardian = guardian(&prefix, &bridge_of(block), &hosts);
+        let network = Network { prefix, block, subnet, hosts, guardian };
         let bridge = network.bridge();
-        ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"));
         ip(&format!("addr add {}.1/24 dev {bridge}", network.subnet));
         ip(&format!("link set {bridge} up"));
         ip(&format!("link add {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0", network.island()));
@@ -65,7 +65,7 @@ impl Network {
     }
 
     fn bridge(&self) -> String {
-        format!("{}br", self.prefix)
+        bridge_of(self.block)
     }
 
     /// The bridge of those who are set aside.
@@ -172,12 +172,33 @@ impl Drop for Network {
     }
 }
 
+/// 198.18.0.0/15 is kept for tests of networks, so no real one is shadowed: 512 blocks of 256. The name of its
+/// bridge says whose a block is, so that no two networks of this machine have the same one.
+const BLOCKS: u32 = 512;
+
+fn bridge_of(block: u32) -> String {
+    format!("pvbridge{block}")
+}
+
+/// The first free one from `wish` on; its bridge is there then.
+fn claim_block(wish: u32) -> u32 {
+    let mut blocks = (0..BLOCKS).map(|step| wish.wrapping_add(step) % BLOCKS);
+    let claimed = blocks.find(|block| {
+        let words = format!("link add {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0", bridge_of(*block));
+        let done = Command::new("ip").args(words.split(' ')).output().expect("ip: install the package iproute2");
+        let why = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        assert!(done.status.success() || why.contains("exists"), "ip {words}: {why}");
+        done.status.success()
+    });
+    claimed.expect("a block of addresses that no other test has")
+}
+
 /// A shell outside our process group that outlives us whatever kills us.
-fn guardian(prefix: &str, hosts: &[String]) -> Child {
+fn guardian(prefix: &str, bridge: &str, hosts: &[String]) -> Child {
     use std::os::unix::process::CommandExt;
     let script = format!(
         "cat >/dev/null; for host in {}; do ip netns pids {prefix}-$host | xargs -r kill -9; \
-         ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {prefix}br; ip link del {prefix}is",
+         ip link del {prefix}$host; ip netns del {prefix}-$host; done; ip link del {bridge}; ip link del {prefix}is",
         hosts.join(" ")
     );
     let mut shell = Command::new("sh");

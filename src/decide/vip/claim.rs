@@ -20,6 +20,12 @@ const FAST_FOR: Duration = Duration::from_millis(500);
 const SLOW_PAUSE: Duration = Duration::from_millis(50);
 /// The kernel removes an address up to a second late (net/ipv4/devinet.c, `check_lifetime`).
 const KERNEL_LATE: Duration = Duration::from_secs(1);
+/// An occupant is told that the address is another's as soon as no view of its own can still be fresh
+/// ([`FRESH_FOR`]): who holds on Patroni's word alone lets go when it hears this. From then on only those who
+/// cannot hear have it, and their lease runs out. So soon again at first, because frames get lost, then slower.
+const DEMAND_PAUSE: Duration = Duration::from_millis(250);
+const DEMANDS_FAST: u32 = 3;
+const DEMAND_PAUSE_SLOW: Duration = Duration::from_secs(1);
 /// What a mark may say of its holder's lease.
 const MARK_LEASE_MAX: Duration = Duration::from_secs(300);
 
@@ -31,6 +37,14 @@ pub(super) struct Probing {
     first_at: Instant,
     last_at: Instant,
     occupied_since: Option<Instant>,
+    demands: Option<Demands>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Demands {
+    first_at: Instant,
+    last_at: Instant,
+    sent: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -56,7 +70,7 @@ impl Claim {
 
 impl Probing {
     fn new(now: Instant) -> Probing {
-        Probing { sent: 0, first_at: now, last_at: now, occupied_since: None }
+        Probing { sent: 0, first_at: now, last_at: now, occupied_since: None, demands: None }
     }
 
     /// None: enough were sent, the silence decides.
@@ -76,6 +90,20 @@ impl Probing {
         }
         self.last_at = now;
         self.sent += 1;
+    }
+
+    fn demand_at(&self) -> Option<Instant> {
+        match self.demands {
+            None => self.occupied_since.map(|since| since + FRESH_FOR),
+            Some(demands) if demands.sent < DEMANDS_FAST => Some(demands.last_at + DEMAND_PAUSE),
+            Some(demands) => Some(demands.last_at + DEMAND_PAUSE_SLOW),
+        }
+    }
+
+    fn demand(&mut self, now: Instant) {
+        let demands = self.demands.get_or_insert(Demands { first_at: now, last_at: now, sent: 0 });
+        demands.last_at = now;
+        demands.sent += 1;
     }
 
     fn free_at(&self) -> Option<Instant> {
@@ -208,9 +236,13 @@ impl Vip {
             Phase::Claiming(Claim::Probing(probing)) => probing.clone(),
             _ => Probing::new(now),
         };
-        let is_over = self.occupied_until(&probing).is_some_and(|until| now >= until);
-        if is_over || probing.free_at().is_some_and(|at| now >= at) {
+        if self.taken_at(&probing).is_some_and(|at| now >= at) || probing.free_at().is_some_and(|at| now >= at) {
             return self.take(now);
+        }
+        if self.demand_at(&probing).is_some_and(|at| now >= at) {
+            probing.demand(now);
+            self.announcer.sent(now);
+            self.effects.push_back(VipEffect::Announce);
         }
         if probing.next_at().is_some_and(|at| now >= at) {
             probing.sent(now);
@@ -221,14 +253,17 @@ impl Vip {
         false
     }
 
-    /// When an occupant's lease must be over: it may have been renewed by a view that was fresh until
-    /// after we saw that the address is ours. None: there is no occupant, or time proves nothing.
-    fn occupied_until(&self, probing: &Probing) -> Option<Instant> {
-        // Two hosts of one name: both are right by what the DCS says, so the one that has it keeps it.
-        let since = probing.occupied_since.filter(|_| !self.marks.has_namesake())?;
-        let told = self.facts.mark().and_then(|mark| mark.lease);
-        let lease = told.unwrap_or(VIP_LEASE_DEFAULT).min(MARK_LEASE_MAX).max(self.spec.lease);
-        Some(since + lease + FRESH_FOR + KERNEL_LATE)
+    /// Two hosts of one name are both right by what the DCS says, so the one that has it keeps it.
+    fn demand_at(&self, probing: &Probing) -> Option<Instant> {
+        probing.demand_at().filter(|_| !self.marks.has_namesake())
+    }
+
+    /// When the lease of an occupant that was told, and could not hear it, must be over.
+    fn taken_at(&self, probing: &Probing) -> Option<Instant> {
+        let told_at = probing.demands.filter(|_| !self.marks.has_namesake())?.first_at;
+        let marked = self.facts.mark().and_then(|mark| mark.lease);
+        let lease = marked.unwrap_or(VIP_LEASE_DEFAULT).min(MARK_LEASE_MAX).max(self.spec.lease);
+        Some(told_at + lease + KERNEL_LATE)
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -286,7 +321,8 @@ impl Vip {
             Claim::Probing(probing) => {
                 timers.extend(probing.next_at().map(|at| (at, "probe")));
                 timers.extend(probing.free_at().map(|at| (at, "silence")));
-                timers.extend(self.occupied_until(probing).map(|at| (at, "occupant's lease")));
+                timers.extend(self.demand_at(probing).map(|at| (at, "tell the occupant")));
+                timers.extend(self.taken_at(probing).map(|at| (at, "occupant's lease")));
             }
             Claim::Putting => timers.extend(self.announcer.next().map(|at| (at, "announce"))),
         }

@@ -34,6 +34,7 @@ pub async fn occupied(bed: &mut Bed) -> Row {
     let at = bed.lead("n1").await;
     let holders: Vec<_> = HOLDERS.iter().map(|host| bed.start(host)).collect();
     bed.within(LIMIT, |bed| bed.gained("n1", at).is_some()).await;
+    bed.within(PROMPT_MAX, |bed| bed.reached("n1", at).is_some()).await;
     let mut row = Row::default();
     let taken = bed.gained("n1", at);
     row.fact("looked before it took", looked(bed, at), bed.frames.since(at).iter().any(|it| it.frame.probes(bed.vip)));
