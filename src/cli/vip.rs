@@ -119,6 +119,10 @@ fn run(
             sentences.iter().for_each(|sentence| tracing::error!(target: "pgvane::vip", "{sentence}"));
             called.code(BAD_CONFIGURATION)
         }
+        Err(Trouble::Unfit(sentences)) => {
+            sentences.iter().for_each(|sentence| tracing::error!(target: "pgvane::vip", "{sentence}"));
+            ExitCode::FAILURE
+        }
         Err(Trouble::Failed(sentence)) => {
             tracing::error!(target: "pgvane::vip", "{sentence}");
             ExitCode::FAILURE

@@ -131,6 +131,7 @@ impl Trigger {
             leader: leader.map(|leader| leader.name.clone()),
             confirmed_at: self.key.confirmed_at(),
             lease_end,
+            is_lease_known: leader.is_none_or(|leader| leader.lease == 0 || self.key.is_lease_known()),
             vouched_at: self.vouched_at,
             mark: self.mark.current().and_then(|view| view.vips.get(&self.ip).cloned()),
         }

@@ -66,6 +66,11 @@ impl ViewKeeper {
         self.lease_end.or(self.confirmed_at.map(|at| at + FRESH_FOR))
     }
 
+    /// False: [`ViewKeeper::lease_end`] is the careful guess.
+    pub fn is_lease_known(&self) -> bool {
+        self.lease_end.is_some()
+    }
+
     pub fn freshness(&self, now: Instant) -> Freshness {
         match self.confirmed_at {
             None => Freshness::Never,

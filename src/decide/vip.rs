@@ -415,6 +415,7 @@ impl Vip {
         let Phase::Claiming(claim) = &mut self.phase else { return };
         if claim.hear(now) {
             self.conflict_mac = Some(mac);
+            self.marks.note_occupant(&self.me);
             if self.told.is_new_occupant(mac) {
                 self.log(VipTransition::Occupied { mac });
             }

@@ -43,6 +43,7 @@ impl Router {
             leader: key.map(|key| key.name.clone()),
             confirmed_at: self.keeper.confirmed_at(),
             lease_end: key.filter(|key| key.lease != 0).and_then(|_| self.keeper.lease_end()),
+            is_lease_known: key.is_none_or(|key| key.lease == 0 || self.keeper.is_lease_known()),
             vouched_at: member.and_then(|member| self.tracks.get(member)).and_then(|track| vouched_at(role, track)),
             mark: view.and_then(|view| view.vips.get(&ip).cloned()),
         }

@@ -111,6 +111,7 @@ reasons! {
     MarkLost => "mark_lost", "our mark in the DCS is gone";
     Probing => "probing", "asking whether another host still has it";
     Occupied => "occupied", "another host still answers for it";
+    LeaseUnknown => "lease_unknown", "how long its leader's lease lasts is being asked";
     LinkMissing => "link_missing", "its interface does not exist";
     LinkDown => "link_down", "its interface is down or has no carrier";
     ForeignAddress => "foreign_address", "the address is there already and is not ours to touch";

@@ -162,8 +162,10 @@ pub struct VipRight {
     pub leader: Option<MemberName>,
     /// Send time of the last linearizable read that agreed with all of this. None: there was none.
     pub confirmed_at: Option<Instant>,
-    /// When the leader's lease runs out. None: it has none, or that is not known.
+    /// When the leader's lease runs out; while that is being asked, a moment that it lasts beyond. None: it has none.
     pub lease_end: Option<Instant>,
+    /// False: the key names its leader by another lease than before, and how long that lasts is being asked.
+    pub is_lease_known: bool,
     /// When the local Patroni was asked the last time that it said 200 for the role.
     pub vouched_at: Option<Instant>,
     /// The hand-over key; None: it is not there, or cannot be read.
@@ -178,6 +180,7 @@ impl VipRight {
             leader: None,
             confirmed_at: None,
             lease_end: None,
+            is_lease_known: true,
             vouched_at: None,
             mark: None,
         }

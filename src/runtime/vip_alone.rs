@@ -123,6 +123,8 @@ pub struct Plan {
 pub enum Trouble {
     /// Something that an operator has to change.
     Refused(Vec<String>),
+    /// What this machine, as it is, does not let be done.
+    Unfit(Vec<String>),
     Failed(String),
 }
 
@@ -166,7 +168,7 @@ impl Process {
 async fn serve(plan: &Plan, signals: &mut Signals) -> Result<(), Trouble> {
     let findings = examine(&plan.spec).await;
     if !findings.errors.is_empty() {
-        return Err(Trouble::Refused(findings.errors));
+        return Err(Trouble::Unfit(findings.errors));
     }
     for warning in findings.warnings {
         tracing::warn!(target: "pgvane::vip", "{warning}");

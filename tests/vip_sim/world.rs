@@ -321,6 +321,7 @@ impl World {
             leader,
             confirmed_at: Some(self.instant(known.confirmed_at)),
             lease_end: known.lease_end.filter(|_| !by_mark).map(|end| self.instant(end)),
+            is_lease_known: true,
             vouched_at: h.vouched_at.map(|at| self.instant(at)),
             mark: h.mark_of(&known.view),
         };

@@ -116,6 +116,7 @@ impl Vip {
     pub(super) fn wanted(&self, now: Instant) -> Result<(), Reason> {
         match self.facts.claim() {
             VipClaim::Ours if !self.facts.is_fresh(now) => Err(Reason::DcsStale),
+            VipClaim::Ours if !self.facts.is_lease_known() => Err(Reason::LeaseUnknown),
             VipClaim::Ours if self.facts.lifetime(self.spec.lease, now).is_none() => Err(Reason::LeaseEnded),
             VipClaim::Ours if self.is_marked_by_another(now) => Err(Reason::MarkElsewhere),
             VipClaim::Ours => Ok(()),
@@ -148,7 +149,7 @@ impl Vip {
         match self.wanted(now) {
             Ok(()) => self.begin_claim(now),
             // An own leftover stays under its kernel lease until somebody knows.
-            Err(Reason::DcsStale) if self.facts.is_ours() => false,
+            Err(Reason::DcsStale | Reason::LeaseUnknown) if self.facts.is_ours() => false,
             Err(_) if self.facts.claim() == VipClaim::Unknown => false,
             Err(reason) => self.release(reason, now),
         }
@@ -158,7 +159,9 @@ impl Vip {
         if self.interface.may_be_there() {
             return self.release(self.reason, now);
         }
-        self.exiting.is_none() && self.wanted(now).is_ok() && self.begin_claim(now)
+        // The segment can be asked before it is known how long the answer will be of use.
+        let is_wanted = matches!(self.wanted(now), Ok(()) | Err(Reason::LeaseUnknown));
+        self.exiting.is_none() && is_wanted && self.begin_claim(now)
     }
 
     fn begin_claim(&mut self, now: Instant) -> bool {
@@ -172,7 +175,9 @@ impl Vip {
     }
 
     pub(super) fn advance_claiming(&mut self, now: Instant) -> bool {
-        if let Err(reason) = self.wanted(now) {
+        if let Err(reason) = self.wanted(now)
+            && reason != Reason::LeaseUnknown
+        {
             return self.release(reason, now);
         }
         if self.interface.has_misplaced(&self.spec) && !self.is_putting() {

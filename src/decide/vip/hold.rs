@@ -179,7 +179,8 @@ impl Vip {
     }
 
     fn is_beyond_leader(&self, now: Instant) -> bool {
-        let leader = self.facts.lease_end().filter(|_| self.facts.is_fresh(now));
+        let is_known = self.facts.is_fresh(now) && self.facts.is_lease_known();
+        let leader = self.facts.lease_end().filter(|_| is_known);
         leader.zip(self.interface.deadline()).is_some_and(|(leader, end)| end + VIP_LEASE_MARGIN > leader)
     }
 

@@ -31,10 +31,10 @@ impl Vip {
     /// Whatever the phase: nothing of ours stays. True: the phase is another one now.
     pub(super) fn release(&mut self, reason: Reason, now: Instant) -> bool {
         self.announcer.stop();
-        if !matches!(self.phase, Phase::Starting | Phase::Released) || self.interface.may_be_there() {
+        let is_held = matches!(self.phase, Phase::Held(_));
+        if is_held || self.interface.may_be_there() {
             self.log(VipTransition::Wanted { up: false, reason });
         }
-        let is_held = matches!(self.phase, Phase::Held(_));
         if !is_held && !self.interface.may_be_there() {
             return self.let_gone(reason, now);
         }
@@ -109,8 +109,10 @@ impl Vip {
             return;
         }
         self.announcer.stop();
-        self.log(VipTransition::Wanted { up: false, reason: Reason::MachineSlept });
         let is_there = self.interface.may_be_there();
+        if is_there || matches!(self.phase, Phase::Held(_)) {
+            self.log(VipTransition::Wanted { up: false, reason: Reason::MachineSlept });
+        }
         if is_there {
             let number = self.number();
             self.effects.push_back(VipEffect::Remove { number });

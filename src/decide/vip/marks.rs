@@ -25,7 +25,7 @@ pub(super) struct Marks {
     pending: Option<(u64, Instant)>,
     tried_at: Option<Instant>,
     deleted: Option<(i64, Instant)>,
-    /// Another host of our name holds the address: it wrote over our mark, or stands beside it.
+    /// Another host of our name holds the address: it wrote over our mark, or answers beside it.
     has_namesake: bool,
 }
 
@@ -88,6 +88,12 @@ impl Marks {
 
     pub(super) fn note_namesake(&mut self) {
         self.has_namesake = true;
+    }
+
+    /// The mark names us, is not of this process, and another host answers for the address: one of our name has it.
+    pub(super) fn note_occupant(&mut self, me: &MemberName) {
+        let names_us = self.seen.as_ref().is_some_and(|mark| &*mark.holder == me.as_str());
+        self.has_namesake |= names_us && self.pending.is_none() && !self.is_ours();
     }
 
     pub(super) fn is_pending(&self, now: Instant) -> bool {

@@ -150,6 +150,7 @@ impl Judge {
                     leader: leader.map(|me| name(me).into()),
                     confirmed_at: Some(ago(*asked_ms_ago)),
                     lease_end: lease_left_ms.map(|left| self.now + MS * left as u32),
+                    is_lease_known: true,
                     vouched_at: vouched_ms_ago.map(ago),
                     mark,
                 };

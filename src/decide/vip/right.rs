@@ -63,6 +63,11 @@ impl Facts {
         self.right.as_ref().and_then(|right| right.lease_end)
     }
 
+    /// Else nothing is put by the right, and what is held stays under the lifetime that it has.
+    pub(super) fn is_lease_known(&self) -> bool {
+        self.right.as_ref().is_none_or(|right| right.is_lease_known)
+    }
+
     pub(super) fn fresh_until(&self) -> Option<Instant> {
         self.counts(self.right.as_ref()?.confirmed_at).map(|at| at + FRESH_FOR)
     }
@@ -73,6 +78,9 @@ impl Facts {
 
     /// How long an address may be put for, of `wished`, by a fresh right. None: not at all.
     pub(super) fn lifetime(&self, wished: Duration, now: Instant) -> Option<Duration> {
+        if !self.is_lease_known() {
+            return None;
+        }
         let left = match self.lease_end() {
             Some(end) => whole_seconds(end.saturating_duration_since(now)).saturating_sub(VIP_LEASE_MARGIN),
             None => wished,

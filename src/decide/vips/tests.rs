@@ -165,6 +165,7 @@ fn the_key_says_whose_it_is_and_what_is_known_comes_with_it() {
         leader: Some("n1".into()),
         confirmed_at: Some(bed.now),
         lease_end: Some(bed.now + LEASE),
+        is_lease_known: true,
         vouched_at: Some(vouched_at),
         mark: Some(mark),
     };
