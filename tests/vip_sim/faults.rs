@@ -213,8 +213,10 @@ impl World {
             ] {
                 self.happen(fault);
             }
-            // One that was stopped in its end.
-            self.push(self.now + SEC, Act::Fault(Fault::Start { host }));
+            // One that was stopped or suspended in its end.
+            for later in [SEC, 27 * SEC] {
+                self.push(self.now + later, Act::Fault(Fault::Start { host }));
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ use super::{Phase, ValidFor, Vip, VipEffect, VipTransition};
 const PROBES: u32 = 3;
 const SILENCE: Duration = Duration::from_millis(75);
 const PROBE_PAUSE: Duration = Duration::from_millis(25);
+/// A verdict that comes so long after the last probe says nothing of now: we were stopped, or starved.
+const LATE: Duration = Duration::from_millis(100);
 /// Over an occupant: so fast at first, because most are about to release, then slower. Not slower than this, or
 /// the end of the occupant's lease is noticed late: 50 + 75 ms.
 const FAST_FOR: Duration = Duration::from_millis(500);
@@ -77,7 +79,7 @@ impl Probing {
     fn next_at(&self) -> Option<Instant> {
         let is_fast = self.occupied_since.is_none_or(|since| self.last_at < since + FAST_FOR);
         match self.sent {
-            0 if self.occupied_since.is_none() => Some(self.first_at),
+            0 if self.occupied_since.is_none() => Some(self.last_at),
             0 if !is_fast => Some(self.last_at + SLOW_PAUSE),
             sent if sent >= PROBES => None,
             _ => Some(self.last_at + PROBE_PAUSE),
@@ -199,11 +201,18 @@ impl Vip {
             self.log(VipTransition::Adopted);
             return self.take(now);
         }
-        // Whoever lost a mark that decides may be alive and on its way out.
-        if self.marks.is_handed_over() && !self.spec.is_exclusive_by_mark() {
+        if self.is_handed_over(now) {
             return self.take(now);
         }
         self.probe(now)
+    }
+
+    /// Nobody has it, without asking. A word that was waiting for us while we were stopped may be overtaken by now:
+    /// so a read must have been sent a moment ago, in less time than asking takes.
+    fn is_handed_over(&self, now: Instant) -> bool {
+        // Whoever lost a mark that decides may be alive and on its way out.
+        let can_be = self.marks.is_handed_over() && !self.spec.is_exclusive_by_mark();
+        can_be && self.facts.is_confirmed_within(SILENCE, now)
     }
 
     /// What keeps us from claiming at all.
@@ -241,7 +250,14 @@ impl Vip {
             Phase::Claiming(Claim::Probing(probing)) => probing.clone(),
             _ => Probing::new(now),
         };
-        if self.taken_at(&probing).is_some_and(|at| now >= at) || probing.free_at().is_some_and(|at| now >= at) {
+        if now > probing.last_at + LATE {
+            probing.sent = 0;
+        }
+        let is_current = now <= probing.last_at + LATE;
+        if is_current && self.taken_at(&probing).is_some_and(|at| now >= at) {
+            return self.take(now);
+        }
+        if probing.free_at().is_some_and(|at| now >= at) {
             return self.take(now);
         }
         if self.demand_at(&probing).is_some_and(|at| now >= at) {

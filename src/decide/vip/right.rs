@@ -76,6 +76,10 @@ impl Facts {
         self.fresh_until().is_some_and(|until| now < until)
     }
 
+    pub(super) fn is_confirmed_within(&self, span: Duration, now: Instant) -> bool {
+        self.fresh_until().is_some_and(|until| now + FRESH_FOR <= until + span)
+    }
+
     /// How long an address may be put for, of `wished`, by a fresh right. None: not at all.
     pub(super) fn lifetime(&self, wished: Duration, now: Instant) -> Option<Duration> {
         if !self.is_lease_known() {

@@ -302,6 +302,14 @@ fn only_a_deletion_by_the_leader_before_us_spares_the_probes() {
         }
         bed.ours().iter().any(is_put)
     };
+    let mut bed = Bed::new(|_| {});
+    let other = bed.right(VipClaim::NotOurs);
+    bed.give(VipEvent::Right(VipRight { mark: mark("other", 3), ..other }));
+    // Told while we were stopped: what was read then may be overtaken.
+    let old = bed.right(VipClaim::Ours);
+    bed.now += 80 * MS;
+    assert_eq!(bed.give(VipEvent::Right(old)), [VipEffect::Probe]);
+    assert!(bed.ours().iter().any(is_put));
     assert!(vanishes("other", None));
     assert!(!vanishes("third", None));
     assert!(!vanishes("other", Some("third")));
@@ -314,6 +322,18 @@ fn a_deletion_is_no_word_when_the_view_had_a_gap() {
     bed.give(VipEvent::Right(VipRight { mark: mark("other", 3), ..bed.right(VipClaim::NotOurs) }));
     bed.wait(3 * SECOND);
     assert_eq!(bed.ours(), [VipEffect::Probe]);
+}
+
+#[test]
+fn a_silence_that_is_looked_at_late_is_asked_for_again() {
+    let mut bed = Bed::new(|_| {});
+    bed.ours();
+    bed.wait(60 * MS);
+    bed.now += SECOND;
+    bed.vip.handle_timeout(bed.now);
+    assert_eq!(bed.drain(), [VipEffect::Probe]);
+    assert!(!bed.wait(74 * MS).iter().any(is_put));
+    assert!(bed.wait(MS).iter().any(is_put));
 }
 
 #[test]
