@@ -91,6 +91,12 @@ impl KeySpace {
         matches!(entry.fact, Fact::Leader(Some(_))).then_some(&entry.raw)
     }
 
+    /// When each hand-over key was written: what tells one holder from the next.
+    pub fn vip_revisions(&self) -> Vec<i64> {
+        let vips = self.keys.values().filter(|entry| matches!(entry.fact, Fact::Vip(..)));
+        vips.map(|entry| entry.raw.mod_revision).collect()
+    }
+
     /// All changes of one revision. One that is not newer than what is known changes nothing.
     pub fn apply(&mut self, revision: i64, changes: impl IntoIterator<Item = Change>) -> bool {
         if revision <= self.revision {

@@ -193,10 +193,11 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
         }
     }
 
-    /// Events of one prefix in order of revision. Returns whether the leader key changed.
+    /// Events of one prefix in order of revision. Returns whether somebody waits for a read that agrees: the leader
+    /// key changed, or a hand-over key.
     pub fn take_events(&mut self, index: usize, events: Vec<(i64, Change)>) -> bool {
         let Some(account) = self.accounts.get(index) else { return false };
-        let before = account.keys.leader().cloned();
+        let before = (account.keys.leader().cloned(), account.keys.vip_revisions());
         let mut events = events.into_iter().peekable();
         while let Some((revision, change)) = events.next() {
             let mut changes = vec![change];
@@ -205,7 +206,8 @@ impl<S: Fn(usize, DcsEvent)> Ledger<S> {
             }
             self.take_revision(index, revision, changes);
         }
-        self.accounts[index].keys.leader() != before.as_ref()
+        let keys = &self.accounts[index].keys;
+        (keys.leader().cloned(), keys.vip_revisions()) != before
     }
 
     fn take_revision(&mut self, index: usize, revision: i64, changes: Vec<Change>) {
@@ -310,6 +312,20 @@ mod tests {
         assert_eq!(outcome.leases, [112]);
         ledger.take_lease(112, Some(Duration::from_secs(30)));
         assert_eq!(drain(&told), ["0 read+30s n2@12"]);
+    }
+
+    #[test]
+    fn a_hand_over_key_that_comes_or_goes_is_worth_a_read() {
+        let (mut ledger, _told) = ledger(&[PREFIX]);
+        ledger.take_reading(reading(1, 10, vec![leader("n1", 5)]), 0, clock::now());
+        let key = format!("{PREFIX}pgvane/vip/10.0.0.9").into_bytes();
+        let mark = RawKey { key: key.clone(), ..leader(r#"{"holder":"n1"}"#, 11) };
+        assert!(ledger.take_events(0, vec![(11, Change::Put(mark))]));
+        assert!(!ledger.take_events(
+            0,
+            vec![(12, Change::Put(RawKey { key: format!("{PREFIX}history").into(), ..leader("", 12) }))]
+        ));
+        assert!(ledger.take_events(0, vec![(13, Change::Delete { key })]));
     }
 
     #[test]
