@@ -22,6 +22,7 @@ mod interface;
 mod leave;
 mod marks;
 #[cfg(test)]
+#[path = "vip/properties/tests.rs"]
 mod properties;
 mod right;
 #[cfg(test)]
