@@ -84,14 +84,6 @@ impl Place {
         }
     }
 
-    /// None for a Unix socket.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Place::Tcp { address, .. } => Some(address.ip().to_canonical()),
-            Place::Unix(_) => None,
-        }
-    }
-
     /// The kernel is to choose a port: another service would get another one.
     pub fn is_any_port(&self) -> bool {
         matches!(self, Place::Tcp { address, .. } if address.port() == 0)
@@ -129,14 +121,8 @@ impl Drop for Inlet {
 
 impl Inlet {
     /// Binds, and does not listen yet. Sockets of this process that are not in `kept` may be in the
-    /// way. `freebind`: also to an address that is not there. None: an optional address that this kernel does
-    /// not have.
-    pub fn bind(
-        place: &Place,
-        spec: &ServiceSpec,
-        freebind: bool,
-        kept: &[Arc<Inlet>],
-    ) -> io::Result<Option<Arc<Inlet>>> {
+    /// way. None: an optional address that this kernel does not have.
+    pub fn bind(place: &Place, spec: &ServiceSpec, kept: &[Arc<Inlet>]) -> io::Result<Option<Arc<Inlet>>> {
         let (address, dual, optional) = match place {
             Place::Tcp { address, dual, optional } => (*address, *dual, *optional),
             Place::Unix(path) => {
@@ -149,12 +135,11 @@ impl Inlet {
                 })));
             }
         };
-        let bind = |address, dual| bind_tcp(address, dual, spec, freebind, kept);
-        match bind(address, dual) {
+        match bind_tcp(address, dual, spec, kept) {
             Err(error) if optional && is_no_family(&error) => Ok(None),
             Err(error) if dual && is_no_family(&error) => {
                 let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-                bind(v4, false).map(|inlet| Some(register(inlet)))
+                bind_tcp(v4, false, spec, kept).map(|inlet| Some(register(inlet)))
             }
             bound => bound.map(|inlet| Some(register(inlet))),
         }
@@ -265,20 +250,14 @@ fn ours() -> Vec<Arc<Inlet>> {
     OURS.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
-fn bind_tcp(
-    address: SocketAddr,
-    dual: bool,
-    spec: &ServiceSpec,
-    freebind: bool,
-    kept: &[Arc<Inlet>],
-) -> io::Result<Inlet> {
+fn bind_tcp(address: SocketAddr, dual: bool, spec: &ServiceSpec, kept: &[Arc<Inlet>]) -> io::Result<Inlet> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!dual)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    if freebind {
+    if spec.freebind {
         match address {
             SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
             SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
@@ -387,7 +366,7 @@ mod tests {
     fn open(host: &str, port: u16) -> Arc<Inlet> {
         let address = ListenAddress::from(HostPort::new(host, port));
         let place = Place::all(&address).unwrap().remove(0);
-        let inlet = Inlet::bind(&place, &ServiceSpec::new("a", Role::Primary), false, &[]).unwrap().unwrap();
+        let inlet = Inlet::bind(&place, &ServiceSpec::new("a", Role::Primary), &[]).unwrap().unwrap();
         inlet.listen().unwrap();
         inlet
     }

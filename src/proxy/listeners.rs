@@ -1,6 +1,6 @@
 //! The listening sockets of one cluster, and how a reload changes them without losing a client.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -56,8 +56,6 @@ pub(super) type Opened = Arc<Door>;
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     open: Vec<Arc<Door>>,
-    /// Addresses that come and go: bound whether they are there or not.
-    pub vips: Vec<IpAddr>,
 }
 
 impl Doors {
@@ -86,8 +84,7 @@ impl Doors {
         };
         for ((one, address), kept) in wanted.iter_mut().zip(&addresses).zip(&kept) {
             if kept.is_none() {
-                let freebind = one.spec.freebind || one.place.ip().is_some_and(|ip| self.vips.contains(&ip));
-                match Inlet::bind(&one.place, &one.spec, freebind, &staying) {
+                match Inlet::bind(&one.place, &one.spec, &staying) {
                     Ok(opened) => one.opened = opened,
                     Err(error) => complain(one, address, error),
                 }

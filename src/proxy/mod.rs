@@ -97,12 +97,6 @@ impl Plane {
         Ok(plane)
     }
 
-    /// The virtual addresses from the next [`Plane::prepare`] on: a service may listen on one of them while it is
-    /// on another host.
-    pub fn expect(&self, vips: &[IpAddr]) {
-        self.doors.lock().vips = vips.iter().map(IpAddr::to_canonical).collect();
-    }
-
     /// The first half of a reload: opens every address that is not open yet, so that what cannot be
     /// opened is known before anything has changed. Dropping the outcome undoes it.
     ///

@@ -333,24 +333,3 @@ async fn a_cancel_that_is_under_way_does_not_keep_the_address() {
     assert_eq!(bed.send_away(VIP).await, 1);
     client.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_listens_on_a_virtual_address_that_is_elsewhere() {
-    // Of documentation: nobody has them (RFC 5737, RFC 3849).
-    let mut vips = vec!["192.0.2.100"];
-    vips.extend(std::net::TcpListener::bind("[::1]:0").is_ok().then_some("2001:db8::100"));
-    let bed = bed();
-    let on = |host: &str| {
-        vec![Arc::new(ServiceSpec { listen: vec![HostPort::new(host, 0).into()], ..spec("primary", Role::Primary) })]
-    };
-    for vip in vips {
-        let error = bed.plane.prepare(&on(vip)).unwrap_err().remove(0).to_string();
-        assert!(error.contains("EADDRNOTAVAIL"), "{error}");
-        bed.plane.expect(&[VIP, vip.parse().unwrap()]);
-        bed.reload(on(vip));
-        assert_eq!(bed.address("primary").ip().to_string(), vip);
-        // Only those.
-        let error = bed.plane.prepare(&on("192.0.2.101")).unwrap_err().remove(0).to_string();
-        assert!(error.contains("EADDRNOTAVAIL"), "{error}");
-    }
-}

@@ -195,7 +195,7 @@ impl World {
         }
         for other in 0..self.hosts.len() {
             let answers = self.hosts[other].has_address() && self.connects(host, other);
-            if answers && !self.loses(host, other) {
+            if answers && !self.loses(host, other, true) {
                 let mac = self.hosts[other].mac;
                 let delay = self.rng.between(MS / 20, 2 * MS);
                 self.push_core(host, delay, Core::Event(VipEvent::Heard { mac }));
@@ -215,7 +215,7 @@ impl World {
             self.failures.push(format!("{}: announces what it does not have", self.hosts[host].name));
         }
         for other in 0..self.hosts.len() {
-            if self.connects(host, other) && !self.loses(host, other) {
+            if self.connects(host, other) && !self.loses(host, other, false) {
                 let delay = self.rng.between(MS / 20, 2 * MS);
                 self.push_core(other, delay, Core::Event(VipEvent::Heard { mac }));
             }
@@ -227,10 +227,10 @@ impl World {
         a != b && left.is_on_segment() && right.is_on_segment() && left.side == right.side
     }
 
-    fn loses(&mut self, from: usize, to: usize) -> bool {
-        let in_row = self.lost.get(&(from, to)).copied().unwrap_or(0);
+    fn loses(&mut self, from: usize, to: usize, is_probe: bool) -> bool {
+        let in_row = self.lost.get(&(from, to, is_probe)).copied().unwrap_or(0);
         let is_lost = in_row < 2 && self.rng.chance(self.loss);
-        self.lost.insert((from, to), if is_lost { in_row + 1 } else { 0 });
+        self.lost.insert((from, to, is_probe), if is_lost { in_row + 1 } else { 0 });
         is_lost
     }
 

@@ -87,9 +87,9 @@ pub struct World {
     pub rng: Prng,
     /// Patroni moves the key by itself.
     pub alive: bool,
-    /// Of a hundred frames so many are lost, never three in a row between two hosts.
+    /// Of a hundred frames so many are lost, never three probes or three announcements in a row between two hosts.
     pub loss: u64,
-    pub lost: BTreeMap<(usize, usize), u32>,
+    pub lost: BTreeMap<(usize, usize, bool), u32>,
     /// When two hosts could not hear each other the last time.
     pub apart: BTreeMap<(usize, usize), Micros>,
     pub journal: Vec<String>,
