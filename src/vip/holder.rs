@@ -28,6 +28,8 @@ use super::{Marks, Tenants, said, sockets};
 const ANSWERS_MAX: usize = 16;
 /// Orders to write and delete the mark that may wait.
 const MARK_ORDERS_MAX: usize = 16;
+/// A Put that comes so long after it was decided rests on a right that may be over: we were stopped in between.
+const PUT_LATE_MAX: Duration = Duration::from_millis(250);
 /// Clocks that drift apart by more than that were stopped.
 const SLEPT_MIN: Duration = Duration::from_millis(500);
 /// Before a netlink connection or a socket that failed is opened anew.
@@ -74,6 +76,7 @@ pub async fn hold(holding: Holding, exit: CancellationToken) {
         link: None,
         segment: None,
         slept: boottime::slept(),
+        decided_at: clock::now(),
         snapshot,
         complaints: Complaints::default(),
     };
@@ -107,6 +110,8 @@ struct Holder {
     link: Option<VipLink>,
     segment: Option<(u32, Segment)>,
     slept: Duration,
+    /// When the effects that are carried out were decided.
+    decided_at: Instant,
     snapshot: Arc<ArcSwap<VipSnapshot>>,
     complaints: Complaints,
 }
@@ -145,7 +150,10 @@ impl Holder {
                     self.deafen();
                 }
                 Turn::Reopen => self.look_at_link(false).await,
-                Turn::Timer => self.machine.handle_timeout(clock::now()),
+                Turn::Timer => {
+                    self.decided_at = clock::now();
+                    self.machine.handle_timeout(self.decided_at);
+                }
                 Turn::Exit => {
                     leaving = Some(clock::now());
                     self.handle(VipEvent::Exit);
@@ -175,7 +183,8 @@ impl Holder {
     }
 
     fn handle(&mut self, event: VipEvent) {
-        self.machine.handle(event, clock::now());
+        self.decided_at = clock::now();
+        self.machine.handle(event, self.decided_at);
     }
 
     /// Before anything is decided by what was known before the machine slept.
@@ -300,6 +309,7 @@ impl Holder {
                 VipEffect::Announce if is_put => self.send("cannot announce it", Segment::announce),
                 VipEffect::Announce => {}
                 VipEffect::Probe => self.send("cannot ask who has it", Segment::probe),
+                VipEffect::OpenListeners if !is_put => {}
                 other => self.order(other),
             }
         }
@@ -369,6 +379,10 @@ impl Holder {
 
     async fn put(&mut self, valid: ValidFor) -> Result<(), KernelError> {
         let (kernel, link) = self.at_hand()?;
+        if clock::now() > self.decided_at + PUT_LATE_MAX {
+            let what = format!("putting {} on {}", self.spec.address, self.spec.interface);
+            return Err(KernelError::Other { what, problem: "this process was stopped since that was decided".into() });
+        }
         let seconds = u32::try_from(valid.0.as_secs()).unwrap_or(u32::MAX - 1);
         kernel.netlink.put(link.index, &self.spec.interface, self.spec.address, Some(seconds)).await
     }
