@@ -162,7 +162,7 @@ fn a_missing_file_is_named() {
 fn a_wrong_file_is_refused_with_places_and_words() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("pgvane.yml");
-    fs::write(&path, "clusters:\n  - name: a\n    dcs: { etcd: { endpoint: [http://127.0.0.1:1] } }\nvips: []\n")
+    fs::write(&path, "clusters:\n  - name: a\n    dcs: { etcd: { endpoint: [http://127.0.0.1:1] } }\nagent: {}\n")
         .expect("a file");
     let (code, said) = run(&["run", "-c", path.to_str().expect("UTF-8")]);
     assert_eq!(code, Some(78), "{said}");
