@@ -8,6 +8,8 @@ use crate::vip_lab::row::{Row, time};
 
 /// Between two moves: a program that polls each second is not always met at the same moment.
 const PAUSE: Duration = Duration::from_millis(730);
+/// A program that removes it more often than five times a second is fought five times a second.
+const REMOVALS_APART: Duration = Duration::from_millis(250);
 /// For a lease that must run out first, and all that is done then.
 const FENCED_MAX: Duration = Duration::from_secs(20);
 /// For what takes twenty milliseconds.
@@ -139,6 +141,7 @@ pub async fn repaired(bed: &mut Bed) -> Row {
     // vip-manager takes seconds for each.
     let turns = if bed.kind.is_ours() { bed.turns(5, 50) } else { 3 };
     for _ in 0..turns {
+        bed.watch_for(REMOVALS_APART).await;
         let at = bed.step("somebody removes the address on n1");
         bed.network.ip("n1", &format!("addr del {}/32 dev eth0", bed.vip));
         bed.within(LIMIT, |bed| bed.gained("n1", at).is_some()).await;
