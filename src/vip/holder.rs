@@ -38,7 +38,6 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 const MARKS_MAX: Duration = Duration::from_secs(3);
 /// After it was told to end, for everything else.
 const EXIT_MAX: Duration = Duration::from_secs(3);
-
 /// For other programs' connections to be reset, while the address waits to be released.
 const DESTROY_MAX: Duration = Duration::from_millis(500);
 const DESTROY: &str = "cannot reset other programs' connections";
@@ -370,7 +369,10 @@ impl Holder {
         if let Err(error) = self.orders.try_send(order) {
             let number = match error.into_inner() {
                 MarkOrder::Write { number, .. } => number,
-                MarkOrder::Delete { .. } => return,
+                MarkOrder::Delete { .. } => {
+                    let problem = "the DCS has not answered earlier writes yet; the next holder probes first";
+                    return self.complaints.tell(&self.spec, "cannot delete the mark", &problem);
+                }
             };
             let outcome = Err("the DCS has not answered earlier writes yet".to_owned());
             self.handle(VipEvent::MarkWritten { number, outcome });
@@ -378,7 +380,7 @@ impl Holder {
     }
 
     async fn put(&mut self, valid: ValidFor) -> Result<(), KernelError> {
-        let (kernel, link) = self.at_hand()?;
+        let (kernel, link) = (self.kernel("putting")?, self.link()?);
         if clock::now() > self.decided_at + PUT_LATE_MAX {
             let what = format!("putting {} on {}", self.spec.address, self.spec.interface);
             return Err(KernelError::Other { what, problem: "this process was stopped since that was decided".into() });
@@ -387,19 +389,22 @@ impl Holder {
         kernel.netlink.put(link.index, &self.spec.interface, self.spec.address, Some(seconds)).await
     }
 
-    fn at_hand(&self) -> Result<(&Kernel, VipLink), KernelError> {
-        match (&self.kernel, self.link) {
-            (Some(kernel), Some(link)) => Ok((kernel, link)),
-            _ => Err(KernelError::NoSuchLink {
-                what: format!("putting {} on it", self.spec.address),
-                interface: self.spec.interface.to_string(),
-            }),
-        }
+    fn kernel(&self, what: &str) -> Result<&Kernel, KernelError> {
+        self.kernel.as_ref().ok_or_else(|| {
+            let what = format!("{what} {} on {}", self.spec.address, self.spec.interface);
+            KernelError::Other { what, problem: "netlink is not open; it is opened again".into() }
+        })
+    }
+
+    fn link(&self) -> Result<VipLink, KernelError> {
+        let what = format!("putting {} on it", self.spec.address);
+        self.link.ok_or_else(|| KernelError::NoSuchLink { what, interface: self.spec.interface.to_string() })
     }
 
     /// The kernel's list of now: what was seen before may not be all.
     async fn remove(&mut self) -> Result<(), KernelError> {
-        let Some(kernel) = &self.kernel else { return Ok(()) };
+        // Not done without it: the mark may only go after the address.
+        let kernel = self.kernel("removing")?;
         for entry in kernel.netlink.entries(self.ip).await?.iter().filter(|entry| entry.is_ours) {
             kernel.netlink.remove(entry, self.ip).await?;
         }
