@@ -8,6 +8,7 @@ pub mod member;
 pub mod reason;
 pub mod rest;
 pub mod service;
+pub mod splice;
 pub mod view;
 pub mod vip;
 
@@ -21,6 +22,7 @@ pub use service::{
     Balance, CheckTiming, CloseOnDown, ClusterSpec, Filter, HoldSpec, OnDcsLoss, QueueSpec, RateSpec, Role,
     ServiceName, ServiceSpec, SessionLog, StaticMember, Trust,
 };
+pub use splice::{Splice, SpliceSnapshot};
 pub use view::{ClusterSettings, ClusterView, FailoverRequest, KeyProblem, LeaderKey};
 pub use vip::{
     Mac, VIP_LEASE_DEFAULT, VIP_LEASE_MARGIN, VIP_LEASE_MIN, VIP_PROTOCOL, VipAddress, VipClaim, VipEntry, VipLink,

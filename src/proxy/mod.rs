@@ -15,6 +15,7 @@ pub mod listener;
 pub mod listeners;
 mod parting;
 pub mod peer;
+pub mod pipes;
 pub mod premises;
 pub mod protocol;
 pub mod rates;

@@ -3,4 +3,5 @@
 pub mod boottime;
 pub mod packet;
 pub mod readiness;
+pub mod splice;
 pub mod tcp;
