@@ -7,6 +7,7 @@
 use super::framing::{Framer, Part};
 use super::notices::Notice;
 use super::owed::Owed;
+use super::sight::{Found, Search};
 use super::startup::CANCEL_KEY_BYTES_MAX;
 use super::statements::Statements;
 
@@ -43,7 +44,7 @@ pub enum Hearing {
     Open,
     /// Encrypted from end to end.
     Encrypted,
-    /// In the middle of a message, or it is not known where one ends.
+    /// In the middle of a message, or it is not known where one ends: in what passes unseen, or behind it.
     Torn,
     /// Its server has told it the end already (an error with severity FATAL or PANIC, or a notice of
     /// class 57P: PostgreSQL's backends send a WARNING 57P02 when another one crashed).
@@ -69,6 +70,8 @@ pub struct Conversation {
     notice: Notice,
     statements: Statements,
     key: Option<CancelKey>,
+    /// Something of the server passed unseen, and where its answer ends was not found since.
+    search: Option<Box<Search>>,
 }
 
 impl Conversation {
@@ -87,6 +90,7 @@ impl Conversation {
             notice: Notice::default(),
             statements: Statements::new(),
             key: None,
+            search: None,
         }
     }
 
@@ -105,11 +109,48 @@ impl Conversation {
         self.to_server = framer;
     }
 
-    /// These bytes of the server were given to the client's socket.
+    /// These bytes of the server were given to the client's socket. After [`Conversation::look_away`] they are
+    /// searched for the end of the answer, and framed again from there on.
     pub fn sent_to_client(&mut self, bytes: &[u8]) {
         if self.encrypted {
             return;
         }
+        let Some(search) = &mut self.search else { return self.frame(bytes) };
+        if let Some(Found { earlier, rest, behind_error }) = search.take(bytes) {
+            (self.search, self.to_client) = (None, Framer::default());
+            if behind_error {
+                self.begin_server(b'E');
+            }
+            self.frame(&earlier);
+            self.frame(rest);
+        }
+    }
+
+    /// Whether bytes of the server may pass unseen: it sends rows or the data of a COPY, and owes the end of
+    /// one answer, so that there is one end to find afterwards.
+    pub fn may_look_away(&self) -> bool {
+        let lost = self.to_server.is_lost() || self.to_client.is_lost();
+        let in_data = self.search.is_some() || matches!(self.to_client.kind(), b'D' | b'd');
+        self.encrypted || (in_data && !lost && self.status != BEFORE_READY && self.owed.is_one_answer())
+    }
+
+    /// From here on bytes of the server pass unseen, up to the next [`Conversation::sent_to_client`]. Where
+    /// [`Conversation::may_look_away`] does not allow it, the session is [`Standing::Unknown`] for good.
+    /// Of what passes before the server pauses, the last [`super::sight::TAIL_BYTES`] must be seen: a
+    /// session whose answer ended unseen is not idle again.
+    pub fn look_away(&mut self) {
+        if self.encrypted {
+            return;
+        }
+        if !self.may_look_away() {
+            self.owed.lose();
+        }
+        self.told = false;
+        // What is kept of earlier bytes is not followed by what comes next.
+        self.search.get_or_insert_default().forget();
+    }
+
+    fn frame(&mut self, bytes: &[u8]) {
         let mut framer = self.to_client.clone();
         framer.advance(bytes, |part| self.see_server(part));
         self.to_client = framer;
@@ -144,7 +185,7 @@ impl Conversation {
             Hearing::Leaving
         } else if self.told {
             Hearing::Told
-        } else if !self.to_client.is_at_boundary() {
+        } else if self.search.is_some() || !self.to_client.is_at_boundary() {
             Hearing::Torn
         } else {
             Hearing::Open
@@ -153,13 +194,13 @@ impl Conversation {
 
     /// The server's key for cancels, once, when it has passed.
     pub fn take_key(&mut self) -> Option<CancelKey> {
-        if self.key_whole { self.key.take() } else { None }
+        if self.key_whole && self.search.is_none() { self.key.take() } else { None }
     }
 
     /// How many of these bytes, which the server sends next, end with its AuthenticationOk; from there on
     /// every driver takes a notice. None: it is not among them.
     pub fn after_authentication(&self, next_to_client: &[u8]) -> Option<usize> {
-        if self.encrypted || self.authentication == Authentication::Over {
+        if self.encrypted || self.search.is_some() || self.authentication == Authentication::Over {
             return None;
         }
         let (mut authentication, mut found) = (self.authentication, None);
@@ -182,6 +223,10 @@ impl Conversation {
         if begins_statement && self.owed.is_settled() {
             self.statements.first_under_way(self.in_transaction());
         }
+        if begins_statement && self.search.is_some() {
+            // An error may have passed unseen, and what is sent now may be skipped for it.
+            self.statements.failed();
+        }
         self.statements.see(part);
         // A server obeys whole messages alone.
         if part.is_last() {
@@ -198,7 +243,7 @@ impl Conversation {
             b'X' => self.leaving = true,
             // Flush; CopyData, which a server outside of COPY ignores; answers to its questions at the start.
             b'H' | b'd' | b'p' => {}
-            _ => self.owed.sent_nonsense(),
+            _ => self.owed.lose(),
         }
     }
 

@@ -89,6 +89,11 @@ impl Framer {
         bytes
     }
 
+    /// The type of the message under way, or of the last one between messages; 0 before the first.
+    pub fn kind(&self) -> u8 {
+        self.kind
+    }
+
     /// What comes next is a message's first byte.
     pub fn is_at_boundary(&self) -> bool {
         !self.lost && self.header_have == 0

@@ -6,6 +6,7 @@ pub mod conversation;
 pub mod framing;
 mod notices;
 mod owed;
+pub mod sight;
 mod spelling;
 pub mod startup;
 mod statements;

@@ -74,6 +74,12 @@ impl Owed {
         self.count == 1 && !self.unsynced && self.copy == Reading::No && !self.lost
     }
 
+    /// One ReadyForQuery is to come, that of a Query or of a Sync, and nothing casts doubt on it.
+    pub fn is_one_answer(&self) -> bool {
+        let orderly = self.copy == Reading::No && self.passed_over == 0 && self.extra == Extra::No;
+        self.count == 1 && !self.unsynced && !self.ended_early && orderly && !self.lost
+    }
+
     /// The client sent a Query or a FunctionCall. Before the end of a COPY and its Sync it has no place: a
     /// server that still reads ends the session for it, one that failed obeys it or skips it.
     pub fn sent_query(&mut self) {
@@ -106,8 +112,8 @@ impl Owed {
         }
     }
 
-    /// The client sent what no rule here is about.
-    pub fn sent_nonsense(&mut self) {
+    /// What no rule here is about was sent, or not seen.
+    pub fn lose(&mut self) {
         self.lost = true;
     }
 
