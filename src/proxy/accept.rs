@@ -16,8 +16,9 @@ use crate::runtime::clock;
 use crate::sys::readiness;
 
 use super::connect::is_exhaustion;
-use super::connection::{Plumbing, serve};
-use super::listener::{self, Inlet, forget_sharing};
+use super::connection::{Plumbing, Visit, serve};
+use super::crew::Crew;
+use super::listener::{Inlet, forget_sharing};
 use super::peer::Peer;
 use super::service::{Full, Service, Slot};
 use super::session_log::Record;
@@ -36,6 +37,9 @@ pub(super) struct Acceptor {
     pub stop: CancellationToken,
     pub plumbing: Arc<Plumbing>,
     pub connections: TaskTracker,
+    pub crew: Crew,
+    /// The thread that it runs on.
+    pub thread: usize,
 }
 
 impl Acceptor {
@@ -121,13 +125,10 @@ impl Acceptor {
             drop(accepted);
             return self.send_away(slot.service(), peer, said);
         }
-        match listener::stream(accepted) {
-            Ok(client) => {
-                let tenancy = self.plumbing.registry.premises.enter(&client);
-                drop(self.connections.spawn(serve(self.plumbing.clone(), slot.take(), client, peer, tenancy)));
-            }
-            Err(error) => said.cannot(slot.service(), &error),
-        }
+        let seat = self.crew.seat(self.thread);
+        let runtime = seat.runtime().clone();
+        let visit = Visit::new(self.plumbing.clone(), slot.take(), seat, (accepted, peer));
+        drop(self.connections.spawn_on(serve(visit), &runtime));
     }
 
     fn send_away(&self, service: &Arc<Service>, peer: Peer, said: &mut Said) {

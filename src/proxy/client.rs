@@ -1,7 +1,7 @@
 //! The client's side of a connection before it is relayed: what it asked, what it sent early, and
 //! the words it is told at the end.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -63,8 +63,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(stream: TcpStream) -> Client {
-        Client { stream, early: Vec::new() }
+    /// `early` was read from the stream.
+    pub fn new(stream: TcpStream, early: Vec<u8>) -> Client {
+        Client { stream, early }
     }
 
     /// The next packet. Cancelling it loses nothing.
@@ -92,6 +93,14 @@ impl Client {
                 return gone.reason();
             }
         }
+    }
+
+    /// What a client has sent before anybody asked, which is its StartupMessage more often than not. That it has
+    /// gone already is told by the next read, a reset as an end.
+    pub fn read_first(accepted: &std::net::TcpStream) -> Vec<u8> {
+        let (mut chunk, mut accepted) = ([0; READ_BYTES], accepted);
+        let n = accepted.read(&mut chunk).unwrap_or(0);
+        chunk[..n].to_vec()
     }
 
     async fn read_more(&mut self) -> Result<(), NoRequest> {

@@ -7,15 +7,17 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use parking_lot::Mutex;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::decide::Suspicion;
 use crate::model::service::TcpSpec;
 use crate::model::{HostPort, Reason};
 use crate::runtime::clock;
+use crate::sys::readiness;
 
 /// Host names remembered; with more, all are asked for anew.
 const NAMES_MAX: usize = 1000;
@@ -99,9 +101,28 @@ async fn connect_any(addresses: &[IpAddr], port: u16, deadline: Instant, tcp: &T
 }
 
 async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     set_options(&socket, tcp);
-    socket.connect(address).await
+    let outcome = socket.connect(&address.into());
+    let is_under_way = match outcome {
+        Ok(()) => false,
+        // A member on this host has answered already: it is asked for by a call, and not by a turn of the loop.
+        Err(error) if is_in_progress(&error) => !readiness::is_writable(&socket)?,
+        Err(error) => return Err(error),
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if is_under_way {
+        stream.writable().await?;
+    }
+    match stream.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
+}
+
+fn is_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EINPROGRESS as i32)
 }
 
 /// Both sides of every session get the same (a client's socket from its listener). A kernel that refuses an option does not cost a session.
@@ -130,7 +151,6 @@ pub fn reset_on_close(socket: &impl AsFd) {
 
 /// Whether an error of `socket`, `accept` or `connect` is about this machine's own limits.
 pub fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::errno::Errno;
     let local = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.contains(&Errno::from_raw(code)))
 }
@@ -170,7 +190,6 @@ mod tests {
 
     #[test]
     fn what_this_machine_lacks_is_no_members_fault() {
-        use nix::errno::Errno;
         let of = |errno: Errno| classify(&io::Error::from_raw_os_error(errno as i32));
         assert_eq!(of(Errno::EMFILE), ConnectError::Local);
         assert_eq!(of(Errno::EADDRNOTAVAIL), ConnectError::Local);

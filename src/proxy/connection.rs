@@ -10,16 +10,17 @@ use tokio_util::sync::CancellationToken;
 use crate::decide::Suspicion;
 use crate::model::Reason;
 
-use super::client::{await_goodbye, close_politely, tell_at_once};
+use super::client::{Client, await_goodbye, close_politely, tell_at_once};
 use super::connect::{Connector, reset_on_close};
-use super::handshake::{Established, Handshake};
+use super::crew::Seat;
+use super::handshake::Handshake;
 use super::parting::Parting;
 use super::peer::Peer;
 use super::premises::{Premises, Tenancy};
-use super::relay::{End, Ended, relay};
+use super::relay::{End, Ended, Session};
 use super::service::Slot;
 use super::session_log::Record;
-use super::sessions::{Registry, Service};
+use super::sessions::Registry;
 use super::suspects::Suspects;
 
 /// What all connections of one cluster share.
@@ -34,53 +35,98 @@ pub struct Plumbing {
     pub abort: CancellationToken,
 }
 
-/// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
-pub(super) async fn serve(plumbing: Arc<Plumbing>, slot: Slot, client: TcpStream, peer: Peer, mut tenancy: Tenancy) {
-    let service = slot.service().clone();
-    // Its line, written at the end, counts this client: the slot goes last.
-    let mut record = Box::new(Record::new(plumbing.registry.routes().cluster.clone(), service.clone(), peer));
-    // Boxed, so that a session does not carry the room its handshake needed.
-    let outcome = Box::pin(handshake(&plumbing, &service, client, &mut record, &mut tenancy)).await;
-    match outcome {
-        Ok(mut established) => {
-            record.relays(established.guard.counters());
-            let ended = relay(&mut established, &mut tenancy).await;
-            let (client, parting) = close_server(&plumbing, &service, *established, ended, &mut record);
-            // The goodbye may take a while; what it held is free from now on.
-            drop((record, slot));
-            // Of many that are cut at once, all servers are let go before the first goodbye.
-            tokio::task::yield_now().await;
-            let told = parting.filter(|parting| tell_at_once(&client, &parting.words(&service.name)));
-            if let Some(parting) = &told {
-                service.counters.told.add(parting.sqlstate());
+/// One client, from its accept on. In one allocation, because it stays as long as the session does.
+pub(super) struct Visit {
+    pub plumbing: Arc<Plumbing>,
+    /// Its line, written when it is dropped, counts this client: before the slot.
+    record: Record,
+    pub slot: Slot,
+    /// The thread that it is served on.
+    pub seat: Seat,
+    /// To be dropped after the socket.
+    tenancy: Tenancy,
+    /// Until it is served.
+    accepted: Option<std::net::TcpStream>,
+}
+
+impl Visit {
+    /// `slot` is taken: there is a client for it.
+    pub fn new(
+        plumbing: Arc<Plumbing>,
+        slot: Slot,
+        seat: Seat,
+        (accepted, peer): (std::net::TcpStream, Peer),
+    ) -> Box<Visit> {
+        let tenancy = plumbing.registry.premises.enter(&accepted);
+        let record = Record::new(plumbing.registry.routes().cluster.clone(), slot.service().clone(), peer);
+        Box::new(Visit { plumbing, record, slot, seat, tenancy, accepted: Some(accepted) })
+    }
+
+    /// The client's socket, as one of this thread's runtime.
+    fn client(&mut self) -> Option<Client> {
+        let accepted = self.accepted.take()?;
+        let early = Client::read_first(&accepted);
+        match TcpStream::from_std(accepted) {
+            Ok(stream) => Some(Client::new(stream, early)),
+            Err(error) => {
+                let service = &*self.slot.service().name;
+                tracing::warn!(target: "pgvane::listen", service, %error, "cannot wait for what a client says; it is closed");
+                self.record.end(Reason::NoDescriptors, (0, 0));
+                None
             }
-            // Boxed for the same reason as the handshake.
-            Box::pin(part(client, told.is_some(), &mut tenancy, &plumbing.registry.premises)).await;
-        }
-        Err(reason) => {
-            service.counters.refused.add(reason);
-            record.end(reason, (0, 0));
         }
     }
 }
 
-async fn handshake(
-    plumbing: &Plumbing,
-    service: &Arc<Service>,
-    client: TcpStream,
-    record: &mut Record,
-    tenancy: &mut Tenancy,
-) -> Result<Box<Established>, Reason> {
-    tokio::select! {
+/// Serves one client until it ends. Never fails: whatever happens has a reason and is counted.
+pub(super) async fn serve(mut visit: Box<Visit>) {
+    // Boxed, so that a session does not carry the room its handshake needed.
+    let Some(mut session) = Box::pin(handshake(&mut visit)).await else { return };
+    visit.record.relays(session.guard.counters());
+    let ended = session.relay(&mut visit.tenancy, visit.seat.rounds()).await;
+    let (client, parting) = close_server(&mut visit, *session, ended);
+    // Boxed for the same reason.
+    Box::pin(part(visit, client, parting)).await;
+}
+
+/// None: the client ended without a session.
+async fn handshake(visit: &mut Visit) -> Option<Box<Session>> {
+    let client = visit.client()?;
+    let Visit { plumbing, record, slot, tenancy, .. } = visit;
+    let service = slot.service();
+    let outcome = tokio::select! {
         biased;
         () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-        outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome.map(Box::new),
+        outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome,
+    };
+    outcome
+        .map_err(|reason| {
+            service.counters.refused.add(reason);
+            record.end(reason, (0, 0));
+        })
+        .ok()
+}
+
+/// The client hears why its session ended, if there is something to say, and is closed. That may take a while; what
+/// it held is free before.
+async fn part(visit: Box<Visit>, client: TcpStream, parting: Option<Parting>) {
+    let Visit { plumbing, record, slot, seat: _seat, mut tenancy, .. } = *visit;
+    let service = slot.service().clone();
+    drop((record, slot));
+    // Of many that are cut at once, all servers are let go before the first goodbye.
+    if parting.is_some() {
+        tokio::task::yield_now().await;
     }
+    let told = parting.filter(|parting| tell_at_once(&client, &parting.words(&service.name)));
+    if let Some(parting) = &told {
+        service.counters.told.add(parting.sqlstate());
+    }
+    close_client(client, told.is_some(), &mut tenancy, &plumbing.registry.premises).await;
 }
 
 /// Closes the client's socket: on an address that leaves within the time there is, else when the client has had
 /// time to read what it was told.
-async fn part(client: TcpStream, was_told: bool, tenancy: &mut Tenancy, premises: &Premises) {
+async fn close_client(client: TcpStream, was_told: bool, tenancy: &mut Tenancy, premises: &Premises) {
     let socket = client.as_raw_fd();
     if was_told {
         tokio::select! {
@@ -98,14 +144,10 @@ async fn part(client: TcpStream, was_told: bool, tenancy: &mut Tenancy, premises
 }
 
 /// Ends the server's side and the session; the client is left to be told, if there is something to tell.
-fn close_server(
-    plumbing: &Plumbing,
-    service: &Service,
-    established: Established,
-    ended: Ended,
-    record: &mut Record,
-) -> (TcpStream, Option<Parting>) {
-    let Established { client, server, mut guard, conversation, .. } = established;
+fn close_server(visit: &mut Visit, session: Session, ended: Ended) -> (TcpStream, Option<Parting>) {
+    let Visit { plumbing, slot, record, .. } = visit;
+    let service = slot.service();
+    let Session { client, server, mut guard, conversation, .. } = session;
     let Ended { how, can_be_told } = ended;
     let reason = match &how {
         End::ClientClosed => Reason::ClientClosed,

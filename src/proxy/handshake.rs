@@ -29,6 +29,7 @@ use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE,
 use super::premises::Tenancy;
 use super::protocol::conversation::Conversation;
 use super::protocol::startup::Kind;
+use super::relay::{Early, Session};
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
 
@@ -42,21 +43,6 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// For the first packet of a client that had connected just before the router began to stop.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A client and a server that has answered it.
-pub struct Established {
-    pub client: TcpStream,
-    pub server: TcpStream,
-    pub guard: SessionGuard,
-    /// What the session is doing, as its bytes tell.
-    pub conversation: Conversation,
-    pub to_client: Vec<u8>,
-    pub to_server: Vec<u8>,
-    /// For the client to hear once it is let in.
-    pub notice: Option<Box<[u8]>>,
-    /// Given back when all of this is dropped.
-    pub slot: TargetSlot,
-}
 
 /// A server that has not answered yet. The permit lets the next held client go once it has.
 struct Server {
@@ -88,9 +74,9 @@ pub struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
-    pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: TcpStream, record: &'a mut Record) -> Self {
+    pub fn new(plumbing: &'a Plumbing, service: &'a Arc<Service>, client: Client, record: &'a mut Record) -> Self {
         let source = client_hash(&record.peer().hash_bytes());
-        let (client, ticket, spec) = (Client::new(client), Ticket::new(clock::now(), source), service.spec());
+        let (ticket, spec) = (Ticket::new(clock::now(), source), service.spec());
         let (held_for, failure, connects_failed, asked, was_told) = (None, None, 0, None, false);
         Handshake {
             plumbing,
@@ -109,7 +95,7 @@ impl<'a> Handshake<'a> {
     }
 
     /// Err is why the client ended without a session; it has been told what could be told.
-    pub(super) async fn run(mut self, tenancy: &mut Tenancy) -> Result<Established, Reason> {
+    pub(super) async fn run(mut self, tenancy: &mut Tenancy) -> Result<Box<Session>, Reason> {
         let (premises, socket) = (&self.plumbing.registry.premises, self.client.stream.as_raw_fd());
         let served = tokio::select! {
             biased;
@@ -372,15 +358,17 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    fn established(self, server: Server, asked: Kind, to_client: Vec<u8>) -> Established {
+    fn established(self, server: Server, asked: Kind, to_client: Vec<u8>) -> Box<Session> {
         let is_readable = asked == Kind::Startup;
         let conversation = if is_readable { Conversation::plaintext() } else { Conversation::encrypted() };
         let notice = if is_readable { self.hold_notice() } else { None };
+        let user_timeout = self.spec().tcp.user_timeout;
         let (client, to_server) = self.client.into_parts();
         let Server { stream, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
-        Established { client, server: stream, guard, conversation, to_client, to_server, notice, slot }
+        let early = Early { to_client, to_server, notice };
+        Box::new(Session::new((client, stream), guard, conversation, slot, early, user_timeout))
     }
 
     /// A client that did not get its server at once may be told why.

@@ -18,9 +18,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use tokio::net::TcpStream;
 
 use crate::model::{HostPort, ListenAddress, ServiceName, ServiceSpec};
+use crate::sys;
 
 use super::connect::set_options;
 use super::peer::Peer;
@@ -191,7 +191,7 @@ impl Inlet {
 
     /// The next client, if there is one.
     pub fn accept(&self) -> io::Result<(std::net::TcpStream, Peer)> {
-        let (socket, address) = self.socket.accept()?;
+        let (socket, address) = sys::accept::accept(&self.socket)?;
         let peer = match address.as_socket() {
             Some(address) => Peer::from(address),
             None => {
@@ -201,9 +201,7 @@ impl Inlet {
         };
         // Read, write, peek, shutdown and linger are the same system calls for both kinds of sockets,
         // and nobody asks the stream for its addresses.
-        let stream = std::net::TcpStream::from(socket);
-        stream.set_nonblocking(true)?;
-        Ok((stream, peer))
+        Ok((socket.into(), peer))
     }
 
     /// Whether clients of this socket's address find another one of ours when this one closes.
@@ -318,11 +316,6 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 
 fn is_no_family(error: &io::Error) -> bool {
     is(error, Errno::EAFNOSUPPORT) || is(error, Errno::EADDRNOTAVAIL)
-}
-
-/// Makes a stream of the data plane's runtime out of an accepted socket.
-pub(super) fn stream(accepted: std::net::TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(accepted)
 }
 
 /// The whole of what is wrong with one address.

@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod client;
 pub mod connect;
 pub mod connection;
+pub mod crew;
 pub mod fence;
 pub mod handshake;
 pub mod hold;
@@ -20,6 +21,7 @@ pub mod premises;
 pub mod protocol;
 pub mod rates;
 pub mod relay;
+mod rounds;
 pub mod service;
 pub mod session_log;
 pub mod sessions;
@@ -32,10 +34,10 @@ pub mod unix_socket;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +49,7 @@ use crate::runtime::clock;
 
 use accept::Acceptor;
 use connection::Plumbing;
+pub use crew::Crew;
 use listener::ListenError;
 use listeners::Doors;
 pub use listeners::Prepared;
@@ -63,17 +66,18 @@ pub struct Plane {
     connections: TaskTracker,
     stop_accepting: CancellationToken,
     doors: Mutex<Doors>,
-    /// Where clients are served, wherever a reload comes from.
-    runtime: Handle,
+    crew: Crew,
+    /// Listening sockets so far: each is accepted from by the next thread.
+    opened: AtomicUsize,
 }
 
 impl Plane {
-    /// Opens every listener and begins to accept; clients wait until the first table. Must be called
-    /// within the tokio runtime that is to serve the clients. All listeners that cannot be opened
-    /// are told at once, and then none is.
+    /// Opens every listener and begins to accept; clients wait until the first table. All listeners that
+    /// cannot be opened are told at once, and then none is.
     ///
     /// `suspicions` is never waited for. `hold_max_clamp` bounds every service's `hold.max`.
     pub fn start(
+        crew: Crew,
         cluster: Arc<str>,
         services: &[Arc<ServiceSpec>],
         suspicions: mpsc::Sender<Report>,
@@ -91,7 +95,8 @@ impl Plane {
             connections: TaskTracker::new(),
             stop_accepting: CancellationToken::new(),
             doors: Mutex::default(),
-            runtime: Handle::current(),
+            crew,
+            opened: AtomicUsize::new(0),
         };
         let prepared = plane.prepare(services)?;
         plane.apply(prepared, hold_max_clamp);
@@ -120,14 +125,17 @@ impl Plane {
         }
         let opened = doors.switch(prepared, |name| registry.service(name), &self.stop_accepting);
         for door in opened {
+            let thread = self.opened.fetch_add(1, Relaxed);
             let acceptor = Acceptor {
                 inlet: door.inlet.clone(),
                 service: door.service.clone(),
                 stop: door.stop.clone(),
                 plumbing: self.plumbing.clone(),
                 connections: self.connections.clone(),
+                crew: self.crew.clone(),
+                thread,
             };
-            self.connections.spawn_on(acceptor.run(), &self.runtime);
+            self.connections.spawn_on(acceptor.run(), self.crew.runtime(thread));
         }
         // Those that wait for room under the limit of another service, or of an older policy.
         registry.services().iter().for_each(|service| service.wake_acceptors());

@@ -6,17 +6,18 @@
 //! server that waits for a lock in the middle of a COPY. So while bytes wait for a peer without room for
 //! them, its limit is moved on as long as it answers.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
 
 use crate::runtime::clock;
 use crate::sys::tcp;
+
+use super::rounds::{Place, Rounds};
 
 /// In the time of one limit. The limit is moved on at the second look at the latest.
 const LOOKS: u32 = 4;
@@ -27,78 +28,86 @@ const SILENT_LIMITS_MAX: u32 = 2;
 /// A socket, and how many bytes were written to it so far.
 pub(super) type Written<'a> = (&'a TcpStream, u64);
 
-/// Watches both sides of a session, while one of them has something to acknowledge.
-#[derive(Debug, Default)]
-pub(super) struct Stalls {
-    looks: Option<Box<Looks>>,
-    /// When nothing was left to acknowledge.
-    written: [u64; 2],
+/// TCP_USER_TIMEOUT of both sides of a session, in milliseconds. None: the kernel watches neither.
+pub(super) type Limit = Option<NonZeroU32>;
+
+/// In whole milliseconds, as the kernel's is; 0 is none.
+pub(super) fn limit(user_timeout: Duration) -> Limit {
+    NonZeroU32::new(u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX))
 }
 
+/// Watches both sides of a session, while one of them has something to acknowledge.
 #[derive(Debug)]
-struct Looks {
-    every: Duration,
-    next: Pin<Box<Sleep>>,
-    sides: [Side; 2],
+pub(super) struct Stalls {
+    limit: Limit,
+    rounds: Arc<Rounds>,
+    /// When it is looked at next.
+    next: Option<Place>,
+    /// To both sides together, when nothing was left to acknowledge.
+    written: u64,
+    /// None: nothing was left at the last look.
+    sides: Option<Box<[Side; 2]>>,
 }
 
 #[derive(Debug)]
 struct Side {
-    /// As its service has it. None: it is not watched by the kernel.
-    limit: Option<Duration>,
     acknowledged: i64,
     since: Instant,
     is_moved_on: bool,
 }
 
-impl Stalls {
-    /// To be called whenever the session has nothing to do at the moment; wakes it for the next look.
-    pub fn poll(&mut self, cx: &mut Context<'_>, sides: [Written<'_>; 2]) {
-        let written = sides.map(|(_, written)| written);
-        if self.looks.is_none() && written != self.written {
-            self.looks = Looks::begin(sides.map(|(socket, _)| socket));
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        if let Some(place) = self.next {
+            self.rounds.leave(place);
         }
-        while let Some(looks) = &mut self.looks {
-            if looks.next.as_mut().poll(cx).is_pending() {
-                return;
-            }
-            if !looks.look(sides) {
-                self.looks = None;
-            }
-        }
-        self.written = written;
     }
 }
 
-impl Looks {
-    /// None: the kernel watches neither.
-    fn begin(sockets: [&TcpStream; 2]) -> Option<Box<Looks>> {
-        let now = clock::now();
-        let sides = sockets.map(|socket| Side {
-            limit: SockRef::from(socket).tcp_user_timeout().ok().flatten(),
-            acknowledged: i64::MIN,
-            since: now,
-            is_moved_on: false,
-        });
-        let every = sides.iter().filter_map(|side| side.limit).min()? / LOOKS;
-        Some(Box::new(Looks { every, next: Box::pin(sleep_until((now + every).into())), sides }))
+impl Stalls {
+    pub fn new(limit: Limit, rounds: Arc<Rounds>) -> Stalls {
+        Stalls { limit, rounds, next: None, written: 0, sides: None }
+    }
+
+    /// To be called whenever the session has nothing to do at the moment; wakes it for the next look.
+    pub fn poll(&mut self, cx: &mut Context<'_>, sides: [Written<'_>; 2]) {
+        let written = sides.map(|(_, written)| written).iter().sum();
+        let has_more = match self.next {
+            Some(place) if !self.rounds.is_over(place) => return,
+            Some(_) => self.look(sides),
+            None => written != self.written,
+        };
+        self.next = match self.limit {
+            Some(millis) if has_more => {
+                let limit = Duration::from_millis(u64::from(millis.get()));
+                Some(self.rounds.join(limit / LOOKS, cx.waker()))
+            }
+            _ => {
+                self.written = written;
+                None
+            }
+        };
     }
 
     /// Whether there is something to look at next time.
     fn look(&mut self, sockets: [Written<'_>; 2]) -> bool {
-        let now = clock::now();
+        let Some(millis) = self.limit else { return false };
+        let (now, limit) = (clock::now(), Duration::from_millis(u64::from(millis.get())));
+        let begin = || Side { acknowledged: i64::MIN, since: now, is_moved_on: false };
+        let sides = self.sides.get_or_insert_with(|| Box::new([begin(), begin()]));
         let mut is_waiting = false;
-        for (side, (socket, written)) in self.sides.iter_mut().zip(sockets) {
-            is_waiting |= side.look(socket, written, now);
+        for (side, (socket, written)) in sides.iter_mut().zip(sockets) {
+            is_waiting |= side.look(socket, written, now, limit);
         }
-        self.next.as_mut().reset((now + self.every).into());
+        if !is_waiting {
+            self.sides = None;
+        }
         is_waiting
     }
 }
 
 impl Side {
-    fn look(&mut self, socket: &TcpStream, written: u64, now: Instant) -> bool {
-        let Some(limit) = self.limit else { return false };
+    fn look(&mut self, socket: &TcpStream, written: u64, now: Instant, limit: Duration) -> bool {
         let Ok(outgoing) = tcp::outgoing(socket) else { return false };
         let acknowledged = (written as i64).wrapping_sub(outgoing.queued as i64);
         let is_stalled = outgoing.queued > 0 && acknowledged <= self.acknowledged;

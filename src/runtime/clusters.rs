@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task;
 use tokio::task::AbortHandle;
-use tokio::{runtime, task};
 
 use crate::admin::{ClusterReport, Lifecycle, OrderError, Source};
 use crate::config::{Cluster, Config};
@@ -116,7 +116,6 @@ pub struct Clusters {
     roster: Arc<Roster>,
     sessions: Sessions,
     last_id: u64,
-    data: runtime::Handle,
     lifecycle: Arc<Lifecycle>,
     vips: Vips,
     houses: Arc<Houses>,
@@ -126,7 +125,7 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    pub fn new(data: runtime::Handle, lifecycle: Arc<Lifecycle>) -> Clusters {
+    pub fn new(lifecycle: Arc<Lifecycle>) -> Clusters {
         let (houses, here) = (Arc::<Houses>::default(), Here::new());
         let vips = Vips::new(houses.clone());
         Clusters {
@@ -136,7 +135,6 @@ impl Clusters {
             roster: Arc::new(Roster { running: ArcSwap::default(), vips: vips.board() }),
             sessions: Sessions::default(),
             last_id: 0,
-            data,
             lifecycle,
             vips,
             houses,
@@ -205,7 +203,7 @@ impl Clusters {
             let seats = seats.remove(&running.name).unwrap_or_default();
             match turn {
                 Turn::Change(ready) => told.extend(running.change(*ready, dcs, seats, hold_max)),
-                Turn::Begin(newcomer) => running.driver = Some(newcomer.begin(dcs, seats, hold_max, &self.data)),
+                Turn::Begin(newcomer) => running.driver = Some(newcomer.begin(dcs, seats, hold_max)),
             }
             self.running.push(running);
         }
@@ -279,7 +277,6 @@ impl Clusters {
             reports: ready.reports.unwrap_or_else(|| reports().1),
             changes,
             plane: ready.plane.clone(),
-            data: self.data.clone(),
             dcs: None,
             api_tls: ready.api_tls,
             snapshot: snapshot.clone(),
@@ -347,12 +344,9 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    fn begin(self, dcs: Option<Arc<Handle>>, seats: Vec<Seat>, hold_max: usize, data: &runtime::Handle) -> AbortHandle {
+    fn begin(self, dcs: Option<Arc<Handle>>, seats: Vec<Seat>, hold_max: usize) -> AbortHandle {
         let mut driver = self.driver;
-        {
-            let _on_data_plane = data.enter();
-            driver.plane.apply(self.prepared, hold_max);
-        }
+        driver.plane.apply(self.prepared, hold_max);
         (driver.dcs, driver.seats) = (dcs, seats);
         task::spawn(driver.run()).abort_handle()
     }

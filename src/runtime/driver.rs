@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -48,7 +47,6 @@ pub struct Driver {
     pub changes: mpsc::Receiver<Change>,
     pub plane: Arc<Plane>,
     /// Where the plane's tasks run.
-    pub data: runtime::Handle,
     /// None: this cluster has no DCS.
     pub dcs: Option<Arc<dcs::etcd::Handle>>,
     pub api_tls: Option<Arc<rustls::ClientConfig>>,
@@ -114,10 +112,7 @@ impl Driver {
     /// a table does not own: whatever the machine closes for their member closes them, too.
     fn change(&mut self, change: Change) {
         let Change { spec, prepared, hold_max, dcs, api_tls, seats, done } = change;
-        {
-            let _on_data_plane = self.data.enter();
-            self.plane.apply(prepared, hold_max);
-        }
+        self.plane.apply(prepared, hold_max);
         (self.dcs, self.api_tls, self.seats) = (dcs, api_tls, seats);
         if spec != *self.router.spec() {
             self.router.handle(Event::Spec(spec), clock::now());
@@ -290,6 +285,7 @@ mod tests {
 
     use super::*;
     use crate::model::{CheckStatus, Role, ServiceSpec};
+    use crate::proxy::Crew;
 
     const AMPLE: Duration = Duration::from_secs(10);
 
@@ -298,7 +294,7 @@ mod tests {
     }
 
     fn plane() -> Plane {
-        Plane::start("pg".into(), &[], mpsc::channel(1).0, 1).unwrap()
+        Plane::start(Crew::here(), "pg".into(), &[], mpsc::channel(1).0, 1).unwrap()
     }
 
     #[tokio::test]

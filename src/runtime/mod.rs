@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod clusters;
+mod data_threads;
 pub mod dcs_sessions;
 pub mod diff;
 pub mod driver;

@@ -6,11 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::runtime;
-
 use crate::config::{Cluster, Config};
 use crate::proxy::listener::ListenError;
-use crate::proxy::{Plane, Prepared};
+use crate::proxy::{Crew, Plane, Prepared};
 
 use super::clusters::{Ready, reports};
 use super::diff::{Diff, Origin};
@@ -29,7 +27,7 @@ pub struct Step {
     /// Of the old clusters, in their order.
     pub planes: Vec<Arc<Plane>>,
     /// Where planes do their work.
-    pub data: runtime::Handle,
+    pub crew: Crew,
 }
 
 /// Nothing left that can fail.
@@ -93,7 +91,6 @@ fn ready(step: &Step, index: usize, cluster: &Cluster, hold_max: usize) -> Resul
 type Opened = (Arc<Plane>, Option<tokio::sync::mpsc::Receiver<crate::decide::Report>>, Prepared);
 
 fn open(step: &Step, index: usize, cluster: &Cluster, hold_max: usize) -> Result<Opened, Vec<ListenError>> {
-    let _on_data_plane = step.data.enter();
     let old = match step.diff.clusters.get(index) {
         Some(Origin::Kept { old, .. }) => step.planes.get(*old),
         _ => None,
@@ -104,7 +101,7 @@ fn open(step: &Step, index: usize, cluster: &Cluster, hold_max: usize) -> Result
         None => {
             let (reporter, reports) = reports();
             // Without services: a listener that accepts has clients, and this may still come to nothing.
-            (Arc::new(Plane::start(spec.name.clone(), &[], reporter, hold_max)?), Some(reports))
+            (Arc::new(Plane::start(step.crew.clone(), spec.name.clone(), &[], reporter, hold_max)?), Some(reports))
         }
     };
     let prepared = plane.prepare(&spec.services)?;

@@ -6,12 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::runtime;
 use tokio::task::spawn_blocking;
 
 use crate::admin::Lifecycle;
 use crate::config::{self, Config, Problems};
-use crate::proxy::Plane;
+use crate::proxy::{Crew, Plane};
 
 use super::clusters::Clusters;
 use super::diff::Diff;
@@ -28,7 +27,7 @@ pub struct Station {
     endpoints: Endpoints,
     keeper: Keeper,
     lifecycle: Arc<Lifecycle>,
-    data: runtime::Handle,
+    crew: Crew,
 }
 
 impl Station {
@@ -36,17 +35,17 @@ impl Station {
     ///
     /// # Errors
     /// A sentence for each thing that stands in the way.
-    pub async fn start(path: PathBuf, config: Config, data: runtime::Handle) -> Result<Station, Vec<String>> {
+    pub async fn start(path: PathBuf, config: Config, crew: Crew) -> Result<Station, Vec<String>> {
         redirect_log(&config);
         let lifecycle = Arc::new(Lifecycle::default());
         let remembered = recall(config.state_file.as_ref());
         let keeper = Keeper::start(config.state_file.clone(), remembered);
         let diff = Diff::new(None, &config);
-        let step = Step { new: config.clone(), diff, planes: Vec::new(), data: data.clone() };
+        let step = Step { new: config.clone(), diff, planes: Vec::new(), crew: crew.clone() };
         let (prospect, bound) = make_ready(step).await?;
-        let clusters = Clusters::new(data.clone(), lifecycle.clone());
+        let clusters = Clusters::new(lifecycle.clone());
         let endpoints = Endpoints::new(clusters.roster(), lifecycle.clone());
-        let mut station = Station { path, config, clusters, endpoints, keeper, lifecycle, data };
+        let mut station = Station { path, config, clusters, endpoints, keeper, lifecycle, crew };
         station.become_as(prospect, bound).await;
         station.lifecycle.configured(clock::unix_seconds());
         Ok(station)
@@ -75,7 +74,7 @@ impl Station {
         let config = self.read().await?;
         let diff = Diff::new(Some(&self.config), &config);
         let what = diff.to_string();
-        let step = Step { new: config, diff, planes: self.clusters.planes(), data: self.data.clone() };
+        let step = Step { new: config, diff, planes: self.clusters.planes(), crew: self.crew.clone() };
         let (prospect, bound) = make_ready(step).await?;
         self.become_as(prospect, bound).await;
         Ok(what)

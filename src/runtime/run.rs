@@ -1,7 +1,7 @@
 //! `pgvane run`: from a checked configuration to a router that serves, and to its end.
 //!
-//! Two runtimes: decisions, DCS sessions and checks have a thread of their own, so that ten thousand
-//! busy sessions on the data plane's threads cannot delay a leader change.
+//! Decisions, DCS sessions and checks have a thread of their own, so that ten thousand busy sessions on the
+//! data plane's threads cannot delay a leader change.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -12,8 +12,9 @@ use anyhow::{Context, Result, anyhow};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
-use crate::proxy::Plane;
+use crate::proxy::{Crew, Plane};
 
+use super::data_threads::DataThreads;
 use super::reload::Station;
 use super::signals::{Signals, Wish};
 
@@ -35,21 +36,17 @@ impl Process {
 
     /// Serves until SIGTERM or SIGINT; SIGHUP reads `path` again. Errors are what keeps it from starting.
     pub fn run(self, path: PathBuf, config: Config) -> Result<()> {
-        let data = Builder::new_multi_thread()
-            .thread_name("pgvane-data")
-            .enable_all()
-            .build()
-            .context("cannot start the data plane's threads")?;
-        let outcome = self.control.block_on(serve(path, config, &data, self.signals));
-        data.shutdown_background();
+        let data = DataThreads::start().context("cannot start the data plane's threads")?;
+        let outcome = self.control.block_on(serve(path, config, data.crew(), self.signals));
+        data.stop();
         // A file on a disk that hangs must not keep the process.
         self.control.shutdown_background();
         outcome
     }
 }
 
-async fn serve(path: PathBuf, config: Config, data: &Runtime, mut signals: Signals) -> Result<()> {
-    let started = Station::start(path, config, data.handle().clone()).await;
+async fn serve(path: PathBuf, config: Config, crew: Crew, mut signals: Signals) -> Result<()> {
+    let started = Station::start(path, config, crew).await;
     let mut station = started.map_err(|problems| anyhow!("{}", problems.join("\n")))?;
     let word = loop {
         match signals.next().await {

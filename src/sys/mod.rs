@@ -1,5 +1,6 @@
 //! Every unsafe line, each behind a function that is safe to call, with why it is sound.
 
+pub mod accept;
 pub mod boottime;
 pub mod packet;
 pub mod readiness;

@@ -1,8 +1,10 @@
 //! Waiting until a socket has something to read or to accept.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -13,4 +15,10 @@ pub fn watch(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
     // it, and a Socket names the same descriptor all its life.
     let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
     Ok(watched?)
+}
+
+/// Whether a socket takes bytes now, or has failed. It is asked once, and does not wait.
+pub fn is_writable(socket: &impl AsFd) -> io::Result<bool> {
+    let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    Ok(poll(&mut asked, PollTimeout::ZERO)? > 0)
 }

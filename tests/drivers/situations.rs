@@ -252,7 +252,7 @@ pub async fn postmaster_killed(stage: &mut Stage, drivers: &[Driver], table: &mu
 /// The server has words of its own, and they are the ones that arrive.
 pub async fn server_stops(stage: &mut Stage, drivers: &[Driver], table: &mut Table) {
     let engaged = engage(stage, drivers, &stage.to("primary"), &ALL).await;
-    stage.stop_leader();
+    stage.stop_leader().await;
     let asked = |_| Asked::Code("57P01", "terminating connection due to administrator command");
     note_all(table, "the server stops", engaged, asked).await;
     stage.restart_leader().await;

@@ -137,9 +137,9 @@ impl Stage {
         self.servers[self.leader].kill_postmaster();
     }
 
-    /// The leader's server is told to stop fast, which it says to its clients.
-    pub fn stop_leader(&self) {
-        self.leader().stop_fast();
+    /// The leader's server stops fast, and has said so to its clients.
+    pub async fn stop_leader(&mut self) {
+        self.servers[self.leader].stop_fast().await;
     }
 
     pub async fn restart_leader(&mut self) {

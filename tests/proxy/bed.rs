@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgvane::decide::{Effect, Report, Routes, ServiceRoutes, Target};
 use pgvane::model::{HoldSpec, HostPort, MemberName, Reason, Role, ServiceSpec};
-use pgvane::proxy::Plane;
 use pgvane::proxy::stats::ServiceSnapshot;
+use pgvane::proxy::{Crew, Plane};
 use pgvane::runtime::clock::now;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,7 +70,7 @@ impl Bed {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let (sender, reports) = mpsc::channel(1000);
-        let plane = Plane::start(cluster.into(), &specs, sender, 10_000).unwrap();
+        let plane = Plane::start(Crew::here(), cluster.into(), &specs, sender, 10_000).unwrap();
         let bed = Bed { plane, reports, specs: specs.into(), generation: AtomicU64::new(0) };
         bed.confirm(Duration::from_secs(3600));
         bed

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgvane::decide::{Report, Suspicion};
 use pgvane::model::{HostPort, Reason, Role};
-use pgvane::proxy::Plane;
+use pgvane::proxy::{Crew, Plane};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -339,7 +339,7 @@ async fn a_taken_port_is_told_with_its_service_and_address() {
     spec.listen = [("127.0.0.1", port), ("192.0.2.1", 5433), ("*", 0)]
         .map(|(host, port)| HostPort::new(host, port).into())
         .to_vec();
-    let errors = Plane::start("test".into(), &[Arc::new(spec)], mpsc::channel(1).0, 10).unwrap_err();
+    let errors = Plane::start(Crew::here(), "test".into(), &[Arc::new(spec)], mpsc::channel(1).0, 10).unwrap_err();
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(text.len(), 2);
     assert!(text[0].contains(&format!("service primary: cannot listen on 127.0.0.1:{port}")), "{text:?}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pgvane::model::{HostPort, ListenAddress, Reason, Role, ServiceSpec};
-use pgvane::proxy::Plane;
+use pgvane::proxy::{Crew, Plane};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ fn unix(path: &Path) -> ListenAddress {
 }
 
 fn refusal(listen: ListenAddress) -> String {
-    let errors = Plane::start("test".into(), &on(vec![listen]), mpsc::channel(1).0, 10).unwrap_err();
+    let errors = Plane::start(Crew::here(), "test".into(), &on(vec![listen]), mpsc::channel(1).0, 10).unwrap_err();
     assert_eq!(errors.len(), 1);
     errors[0].to_string()
 }

@@ -120,9 +120,11 @@ impl Postgres {
         !client.query(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).is_empty()
     }
 
-    /// A fast shutdown: every backend is told 57P01.
-    pub fn stop_fast(&self) {
-        self.process.as_ref().expect("it runs").signal(Signal::SIGINT);
+    /// A fast shutdown: every backend tells its client 57P01, and has when this returns.
+    pub async fn stop_fast(&mut self) {
+        let process = self.process.as_mut().expect("it runs");
+        process.signal(Signal::SIGINT);
+        assert!(process.wait(START_MAX).await.is_some(), "PostgreSQL does not stop");
     }
 
     /// The postmaster is gone from one moment to the next; its backends notice that by themselves.

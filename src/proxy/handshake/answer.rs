@@ -2,6 +2,7 @@
 
 use std::io;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,7 +26,9 @@ pub(super) enum Answer {
 
 /// Err: the server closed or reset without an answer.
 pub(super) async fn exchange(server: &mut TcpStream, request: &Request) -> io::Result<Answer> {
-    server.write_all(&request.bytes).await?;
+    // A connection that is there takes so few bytes at once, before the runtime has heard that it would.
+    let sent = SockRef::from(&*server).send(&request.bytes).unwrap_or(0);
+    server.write_all(&request.bytes[sent..]).await?;
     match request.kind {
         Kind::Ssl | Kind::GssEnc => match server.read_u8().await? {
             b'N' => Ok(Answer::No),
@@ -42,7 +45,7 @@ pub(super) async fn exchange(server: &mut TcpStream, request: &Request) -> io::R
 }
 
 async fn read_first_message(server: &mut TcpStream) -> io::Result<Answer> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(READ_BYTES);
     loop {
         match startup::first_answer(&bytes) {
             FirstAnswer::Other => return Ok(Answer::Relay(bytes)),
