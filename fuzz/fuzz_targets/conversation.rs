@@ -2,7 +2,8 @@
 //! count of all messages says otherwise.
 //!
 //! The input is a list of steps. One byte names the side (its lowest bit) and a message of the table below;
-//! past the table, a byte of length and so many bytes follow, which are said as they are.
+//! past the table, a byte of length and so many bytes follow, which are said as they are. Two more bytes are
+//! for looking away; a count of all messages says nothing of what is found after that.
 
 #![no_main]
 
@@ -64,6 +65,10 @@ const SERVER: [(u8, &[u8]); 24] = [
     (b's', b""),
 ];
 
+/// The bytes with which the conversation looks away: where it may, and wherever it is.
+const MAY_LOOK_AWAY: u8 = 0x80;
+const LOOK_AWAY: u8 = 0x82;
+
 /// The next step of an input: the side, and what it says.
 fn step(input: &mut &[u8]) -> Option<(bool, Vec<u8>)> {
     let (first, rest) = input.split_first()?;
@@ -90,7 +95,18 @@ fn say(conversation: &mut Conversation, of_client: bool, bytes: &[u8]) {
 fuzz_target!(|input: &[u8]| {
     let (mut left, seed) = (input, input.len() as u32);
     let (mut whole, mut split, mut log) = (Conversation::plaintext(), Conversation::plaintext(), Log::default());
-    while let Some((of_client, bytes)) = step(&mut left) {
+    let mut looked_away = false;
+    loop {
+        if let Some((byte @ (&MAY_LOOK_AWAY | &LOOK_AWAY), rest)) = left.split_first() {
+            left = rest;
+            if *byte == LOOK_AWAY || whole.may_look_away() {
+                whole.look_away();
+                split.look_away();
+                looked_away = true;
+                assert!(!whole.is_idle());
+            }
+        }
+        let Some((of_client, bytes)) = step(&mut left) else { return };
         if !of_client {
             let end = whole.after_authentication(&bytes);
             assert_eq!(end, split.after_authentication(&bytes));
@@ -105,6 +121,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(whole.hearing(), split.hearing());
         assert_eq!(whole.is_idle(), split.is_idle());
         assert_eq!(whole.take_key(), split.take_key());
-        assert!(log.may_be_idle() || !whole.is_idle(), "idle, and something is under way");
+        assert_eq!(whole.may_look_away(), split.may_look_away());
+        assert!(looked_away || log.may_be_idle() || !whole.is_idle(), "idle, and something is under way");
     }
 });

@@ -5,10 +5,15 @@
 //! The first byte of the input says whether the client is orderly. The lower six bits of each other one are
 //! a message, a step of the server or the delivery of one answer; the upper two let the server run and
 //! deliver all answers after that.
+//!
+//! While rows come the conversation may look away. Then either rows alone pass unseen, as they do where the
+//! end of what a server sends is always seen, and the end must be found. Or everything does, and what it
+//! is said to be must be true all the same.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pgvane_fuzz::pieces;
 use pgvane_fuzz::protocol::conversation::{Conversation, Standing};
 use pgvane_fuzz::server::{Said, Server, Sql};
 
@@ -17,11 +22,27 @@ const SERVER_RUNS: u8 = 0x40;
 const ALL_DELIVERED: u8 = 0x80;
 /// The first byte behind the messages.
 const COPY_BY_BATCH: u8 = 45;
+const ROWS_UNSEEN: u8 = 46;
+const ALL_UNSEEN: u8 = 47;
+const SEEN_AGAIN: u8 = 48;
+const ROWS: u8 = 49;
+const ROWS_BY_BATCH: u8 = 50;
+const ROWS_THEN_FAILS: u8 = 51;
+
+/// Which answers pass without the conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unseen {
+    Nothing,
+    Rows,
+    All,
+}
 
 #[derive(Debug)]
 enum Step {
     Said(Said),
     Answered(Vec<u8>),
+    Unseen(Vec<u8>),
+    LookedAway,
 }
 
 struct Session {
@@ -37,6 +58,9 @@ struct Session {
     copying: bool,
     /// Of the COPY: it is by a batch.
     by_batch: bool,
+    unseen: Unseen,
+    /// Something else than rows passed unseen.
+    missed: bool,
 }
 
 fn said(byte: u8) -> Option<Said> {
@@ -87,6 +111,9 @@ fn said(byte: u8) -> Option<Said> {
         42 => Said::CopyData { good: false },
         43 => Said::CopyDone,
         44 => Said::CopyFail,
+        ROWS => Said::Query(vec![Rows]),
+        ROWS_BY_BATCH => Said::Parse("", Rows),
+        ROWS_THEN_FAILS => Said::Query(vec![Rows, Fails]),
         _ => return None,
     })
 }
@@ -97,6 +124,9 @@ impl Session {
             Some(said) if self.orderly => self.say_in_order(said),
             Some(said) => self.say(said),
             None if self.orderly && byte & 0x3f == COPY_BY_BATCH => self.copy_by_batch(),
+            None if byte & 0x3f == ROWS_UNSEEN => self.look_away(Unseen::Rows),
+            None if byte & 0x3f == ALL_UNSEEN => self.look_away(Unseen::All),
+            None if byte & 0x3f == SEEN_AGAIN => self.unseen = Unseen::Nothing,
             None if byte & 1 == 0 => {
                 self.server.step();
             }
@@ -121,12 +151,29 @@ impl Session {
 
     fn deliver(&mut self) -> bool {
         let Some(answer) = self.server.answers.pop_front() else { return false };
-        self.conversation.sent_to_client(&answer.bytes);
         if answer.kind == b'Z' {
             self.known = answer.lasting;
         }
+        let is_row = answer.kind == b'D';
+        if self.unseen == Unseen::All || (self.unseen == Unseen::Rows && is_row) {
+            self.missed |= !is_row;
+            self.script.push(Step::Unseen(answer.bytes));
+            return true;
+        }
+        self.unseen = Unseen::Nothing;
+        for piece in pieces(&answer.bytes, self.script.len() as u32, 9) {
+            self.conversation.sent_to_client(piece);
+        }
         self.script.push(Step::Answered(answer.bytes));
         true
+    }
+
+    fn look_away(&mut self, unseen: Unseen) {
+        if self.conversation.may_look_away() {
+            self.conversation.look_away();
+            self.script.push(Step::LookedAway);
+            self.unseen = unseen;
+        }
     }
 
     /// What drivers do: no Query in an open batch, nothing but COPY's own messages while a COPY was asked
@@ -194,6 +241,8 @@ impl Session {
         let line = |step: &Step| match step {
             Step::Said(said) => format!("> {said:?}"),
             Step::Answered(bytes) => format!("< {}", bytes.escape_ascii()),
+            Step::Unseen(bytes) => format!("(< {})", bytes.escape_ascii()),
+            Step::LookedAway => "looked away".to_owned(),
         };
         self.script.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -203,7 +252,7 @@ impl Session {
         while self.server.step() {}
         while self.deliver() {}
         self.check();
-        if self.orderly && !self.unsynced && !self.copying && !self.server.is_gone {
+        if self.orderly && !self.missed && !self.unsynced && !self.copying && !self.server.is_gone {
             let expected = match self.server.block() {
                 b'I' => Standing::Idle,
                 _ => Standing::InTransaction { busy: false },
@@ -224,6 +273,8 @@ fuzz_target!(|input: &[u8]| {
         unsynced: false,
         copying: false,
         by_batch: false,
+        unseen: Unseen::Nothing,
+        missed: false,
     };
     for byte in rest {
         session.act(*byte);

@@ -10,6 +10,8 @@ use crate::message;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sql {
     Select,
+    /// Answers with rows.
+    Rows,
     Insert,
     Fails,
     Begin,
@@ -27,6 +29,7 @@ impl Sql {
     pub fn text(self) -> &'static str {
         match self {
             Sql::Select => "SELECT 1",
+            Sql::Rows => "SELECT * FROM t",
             Sql::Insert => "INSERT INTO t VALUES (1)",
             Sql::Fails => "SELECT 1/0",
             Sql::Begin => "BEGIN",
@@ -97,6 +100,9 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     pub lasting: usize,
 }
+
+/// Of one answer.
+const ROWS: usize = 3;
 
 struct Failed;
 
@@ -294,6 +300,7 @@ impl Server {
         }
         match (sql, self.block) {
             (Sql::Select, _) => {}
+            (Sql::Rows, _) => (0..ROWS).for_each(|_| self.answer(b'D', b"\0\x01\0\0\0\x04Zoe\x04")),
             (Sql::Insert, _) => self.changed = true,
             (Sql::Fails, _) => return Err(Failed),
             (Sql::Begin, _) => self.block = b'T',

@@ -181,12 +181,41 @@ fn last_of_answer(mut before: &[u8]) -> Option<usize> {
             [.., 0] => {}
             _ => return None,
         }
-        let at = (0..before.len().saturating_sub(HEADER_BYTES)).rev().find(|at| is_one_message(&before[*at..]))?;
+        let at = last_message(before)?;
         if matches!(before[at], b'C' | b'E') {
             return Some(at);
         }
         before = &before[..at];
     }
+}
+
+/// Where the nearest message begins that ends with these bytes and may stand between an answer's data and
+/// its ReadyForQuery.
+fn last_message(before: &[u8]) -> Option<usize> {
+    let mut end = (before.len() + 1).saturating_sub(HEADER_BYTES);
+    while end > 0 {
+        let from = end.saturating_sub(BLOCK_BYTES);
+        if may_hold_header(&before[from..end + HEADER_BYTES - 1], before.len() - from)
+            && let Some(at) = (from..end).rev().find(|at| is_one_message(&before[*at..]))
+        {
+            return Some(at);
+        }
+        end = from;
+    }
+    None
+}
+
+/// Whether there is a length in the block, of less than 64 KiB, that fits its place: `reach` is from the
+/// first byte to the end of the message, and only the last byte of it is compared.
+fn may_hold_header(block: &[u8], reach: usize) -> bool {
+    let places = block.len() + 1 - HEADER_BYTES;
+    let (highest, second, lowest) = (&block[1..=places], &block[2..places + 2], &block[4..places + 4]);
+    let mut least = u8::MAX;
+    for index in 0..places {
+        let length = (reach as u8).wrapping_sub(index as u8 + 1);
+        least = least.min(highest[index] | second[index] | (lowest[index] ^ length));
+    }
+    least == 0
 }
 
 /// A CommandComplete or an ErrorResponse, or a message that may come at any time, and nothing more.
@@ -234,6 +263,10 @@ fn read_fields(mut body: &[u8], mut see: impl FnMut(u8, &[u8])) -> bool {
 /// The last field is R, and with it the message ends.
 fn ends_long_error(before: &[u8]) -> bool {
     let [fields @ .., 0, 0] = before else { return false };
-    let Some(nul) = fields.iter().rposition(|byte| *byte == 0) else { return false };
-    matches!(&fields[nul + 1..], [b'R', routine @ ..] if ROUTINE_BYTES.contains(&routine.len()))
+    let near = &fields[fields.len().saturating_sub(ROUTINE_BYTES.end() + 2)..];
+    let Some(nul) = near.iter().rposition(|byte| *byte == 0) else { return false };
+    matches!(&near[nul + 1..], [b'R', routine @ ..] if ROUTINE_BYTES.contains(&routine.len()))
 }
+
+#[cfg(test)]
+mod tests;

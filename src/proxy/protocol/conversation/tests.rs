@@ -1,10 +1,11 @@
 //! Conversations as pages of text, one message a line: `>` of the client, `<` of the server, `=` what the
-//! session is then.
+//! session is then, `~` where it looks away: messages that pass unseen are not on the page.
 
 use proptest::prelude::*;
 
 use super::*;
 
+mod away;
 mod copies;
 mod transactions;
 
@@ -18,7 +19,7 @@ fn message(line: &str) -> Vec<u8> {
         b'B' => strings(text, &[0; 6]),
         // Of the client, or an error's fields.
         b'E' => strings(text, if text.contains('/') { &[] } else { &[0; 4] }),
-        b'Q' | b'f' => [text.as_bytes(), &[0]].concat(),
+        b'Q' | b'f' | b'C' => [text.as_bytes(), &[0]].concat(),
         b'S' | b'H' | b'X' | b'c' | b'1' | b'2' | b'I' => Vec::new(),
         b'R' => vec![0; 4],
         b'N' => strings(text, &[]),
@@ -41,10 +42,11 @@ fn word(conversation: &Conversation) -> &'static str {
 
 fn play(conversation: &mut Conversation, script: &str) {
     for (number, line) in script.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
-        let (side, text) = line.split_once(' ').expect("a side and a message");
+        let (side, text) = line.split_once(' ').unwrap_or((line, ""));
         match side {
             ">" => conversation.sent_to_server(&message(text)),
             "<" => conversation.sent_to_client(&message(text)),
+            "~" => conversation.look_away(),
             "=" => assert_eq!(word(conversation), text, "line {number} of {script}"),
             _ => panic!("line {number}: {line}"),
         }
@@ -65,7 +67,7 @@ fn holds(script: &str) {
 
 #[test]
 fn it_is_small() {
-    assert!(size_of::<Conversation>() <= 96, "{}", size_of::<Conversation>());
+    assert!(size_of::<Conversation>() <= 104, "{}", size_of::<Conversation>());
 }
 
 #[test]
