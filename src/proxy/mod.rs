@@ -9,6 +9,7 @@ pub mod client;
 pub mod connect;
 pub mod connection;
 pub mod fence;
+mod guard;
 pub mod handshake;
 pub mod hold;
 pub mod listener;
