@@ -15,9 +15,11 @@ const LEASTCONN_SCALE: u64 = 4096;
 const RARITY_DIGITS: u32 = 32;
 
 /// One target that may be chosen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    pub member: MemberName,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Among the targets of its service.
+    pub place: usize,
+    pub member: &'a MemberName,
     /// Above 0; only its ratio to the others' counts.
     pub weight: u32,
     /// Sessions, those on their way included.
@@ -38,7 +40,7 @@ impl Balancer {
     ///
     /// Whoever may not be chosen now is left out of `candidates`. `roundrobin` and the ties of `leastconn`
     /// move on with every choice.
-    pub fn choose(&mut self, balance: Balance, candidates: &[Candidate], client: u64, draw: u64) -> Option<usize> {
+    pub fn choose(&mut self, balance: Balance, candidates: &[Candidate<'_>], client: u64, draw: u64) -> Option<usize> {
         match balance {
             Balance::LeastConn => self.least_loaded(candidates),
             Balance::RoundRobin => self.most_owed(candidates),
@@ -48,13 +50,18 @@ impl Balancer {
         }
     }
 
+    /// How many members `roundrobin` owes something.
+    pub fn remembers(&self) -> usize {
+        self.owed.len()
+    }
+
     /// Forgets what `roundrobin` owes to members that are targets no more. A candidate that is missing for
     /// one choice only, because it is full or has just failed, keeps its turn.
     pub fn keep_only(&mut self, is_target: impl Fn(&MemberName) -> bool) {
         self.owed.retain(|member, _| is_target(member));
     }
 
-    fn least_loaded(&mut self, candidates: &[Candidate]) -> Option<usize> {
+    fn least_loaded(&mut self, candidates: &[Candidate<'_>]) -> Option<usize> {
         let count = candidates.len();
         let start = self.turn.checked_rem(count)?;
         self.turn = self.turn.wrapping_add(1);
@@ -64,34 +71,38 @@ impl Balancer {
 
     /// Smooth weighted round robin (nginx, `ngx_http_upstream_get_peer`): everybody earns its weight, and the
     /// one that is owed most pays for all.
-    fn most_owed(&mut self, candidates: &[Candidate]) -> Option<usize> {
+    fn most_owed(&mut self, candidates: &[Candidate<'_>]) -> Option<usize> {
         let total: i64 = candidates.iter().map(|candidate| i64::from(candidate.weight)).sum();
-        let known = || candidates.iter().filter_map(|candidate| self.owed.get(&candidate.member));
         // A newcomer is owed what the others are on average; at zero it could be far ahead of them, for
         // whoever left may have left them in debt.
-        let average = known().sum::<i64>().checked_div_euclid(known().count() as i64).unwrap_or(0);
+        let known = candidates.iter().filter_map(|candidate| self.owed.get(candidate.member));
+        let (sum, count) = known.fold((0i64, 0), |(sum, count), owed| (sum + owed, count + 1));
+        let average = sum.checked_div_euclid(count).unwrap_or(0);
         let mut best: Option<(usize, i64)> = None;
         for (index, candidate) in candidates.iter().enumerate() {
-            let owed = self.owed.entry(candidate.member.clone()).or_insert(average);
+            let owed = match self.owed.get_mut(candidate.member) {
+                Some(owed) => owed,
+                None => self.owed.entry(candidate.member.clone()).or_insert(average),
+            };
             *owed += i64::from(candidate.weight);
             if best.is_none_or(|(_, most)| *owed > most) {
                 best = Some((index, *owed));
             }
         }
-        let (index, most) = best?;
-        self.owed.insert(candidates.get(index)?.member.clone(), most - total);
+        let (index, _) = best?;
+        *self.owed.get_mut(candidates.get(index)?.member)? -= total;
         Some(index)
     }
 }
 
 /// The one with the smallest key is chosen.
-fn leastconn_key(candidate: &Candidate) -> u64 {
+fn leastconn_key(candidate: &Candidate<'_>) -> u64 {
     let load = candidate.load as u64;
     if load == 0 { 0 } else { (load + 1) * LEASTCONN_SCALE / u64::from(candidate.weight.max(1)) }
 }
 
 /// Draws two by weight, perhaps the same one twice; of equals the first.
-fn lighter_of_two(candidates: &[Candidate], draw: u64) -> Option<usize> {
+fn lighter_of_two(candidates: &[Candidate<'_>], draw: u64) -> Option<usize> {
     let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
     let drawn = |bits: u64| {
         let mut left = ((u128::from(bits) * u128::from(total)) >> u32::BITS) as u64;
@@ -103,7 +114,7 @@ fn lighter_of_two(candidates: &[Candidate], draw: u64) -> Option<usize> {
         })
     };
     let (first, second) = (drawn(draw >> u32::BITS)?, drawn(draw & u64::from(u32::MAX))?);
-    let busier = |a: &Candidate, b: &Candidate| {
+    let busier = |a: &Candidate<'_>, b: &Candidate<'_>| {
         a.load as u128 * u128::from(b.weight.max(1)) > b.load as u128 * u128::from(a.weight.max(1))
     };
     Some(if busier(&candidates[first], &candidates[second]) { second } else { first })
@@ -112,14 +123,14 @@ fn lighter_of_two(candidates: &[Candidate], draw: u64) -> Option<usize> {
 /// Weighted rendezvous hashing: every member draws a number from the client's address and its own name,
 /// exponentially distributed with its weight as the rate, and the lowest wins. No member's number depends on
 /// another member. Integers only, because a logarithm in floating point differs from machine to machine.
-fn of_source(candidates: &[Candidate], client: u64) -> Option<usize> {
-    let number = |candidate: &Candidate| {
+fn of_source(candidates: &[Candidate<'_>], client: u64) -> Option<usize> {
+    let number = |candidate: &Candidate<'_>| {
         let hash = mix(client ^ mix(fnv1a(candidate.member.as_str().as_bytes())));
         (u128::from(rarity(hash)), u128::from(candidate.weight.max(1)))
     };
     let lower = |a: &(usize, (u128, u128)), b: &(usize, (u128, u128))| -> Ordering {
         let ((a_index, (a, a_weight)), (b_index, (b, b_weight))) = (a, b);
-        let by_name = || candidates[*a_index].member.cmp(&candidates[*b_index].member);
+        let by_name = || candidates[*a_index].member.cmp(candidates[*b_index].member);
         (a * b_weight).cmp(&(b * a_weight)).then_with(by_name)
     };
     candidates.iter().map(number).enumerate().min_by(lower).map(|(index, _)| index)

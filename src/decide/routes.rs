@@ -91,8 +91,9 @@ pub struct Standing {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceRoutes {
     pub spec: Arc<ServiceSpec>,
-    /// All of one role: the first of role and backups that has any.
-    pub targets: Vec<Target>,
+    /// All of one role: the first of role and backups that has any. One that is as it was in the table before is
+    /// the same value, which every session to it shares.
+    pub targets: Vec<Arc<Target>>,
     /// Why there is no target, and since when; None exactly when `targets` is not empty.
     pub wait: Option<(Reason, Instant)>,
     /// The longest a client may be held; None: refuse at once.
@@ -114,7 +115,7 @@ pub struct Routes {
 /// The choice for one client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pick<'a> {
-    Target(&'a Target),
+    Target(&'a Arc<Target>),
     /// Wait at most this long, counted from the client's arrival.
     Hold {
         limit: Duration,
@@ -155,41 +156,39 @@ impl Routes {
 }
 
 impl ServiceRoutes {
-    /// Chooses for one client. `load` tells a member's sessions of this service, those on their way
-    /// included; `balancer` is this service's own.
+    /// Chooses for one client. `load` tells the sessions of this service to the target at a place in `targets`,
+    /// those on their way included; `balancer` is this service's own.
     ///
     /// A target with `maxconn` of them is skipped. With `balance: source` it is not: a client whose own
     /// target is full waits for that one, as it does in HAProxy, or every full target would scatter its
     /// clients over the others. A target that this client could not reach counts as gone there, too.
-    pub fn pick(&self, balancer: &mut Balancer, caller: Caller<'_>, load: impl Fn(&MemberName) -> usize) -> Pick<'_> {
-        let untried: Vec<&Target> = self.targets.iter().filter(|t| !caller.tried.contains(&t.member)).collect();
-        if untried.is_empty() {
+    pub fn pick(&self, balancer: &mut Balancer, caller: Caller<'_>, load: impl Fn(usize) -> usize) -> Pick<'_> {
+        let untried = || self.targets.iter().enumerate().filter(|(_, target)| !caller.tried.contains(&target.member));
+        if untried().next().is_none() {
             return self.without_target();
         }
-        balancer.keep_only(|member| self.targets.iter().any(|target| target.member == *member));
+        // A newcomer that took somebody's place is one too many as soon as it has had its first chance.
+        if balancer.remembers() > self.targets.len() {
+            balancer.keep_only(|member| self.targets.iter().any(|target| target.member == *member));
+        }
         let is_source = self.spec.balance == Balance::Source;
         let is_full = |load: usize| self.spec.maxconn > 0 && load >= self.spec.maxconn;
-        let (eligible, candidates): (Vec<&Target>, Vec<Candidate>) = untried
-            .into_iter()
-            .map(|target| (target, self.candidate(target, load(&target.member), caller.now)))
-            .filter(|(_, candidate)| is_source || !is_full(candidate.load))
-            .unzip();
+        let mut candidates = Vec::with_capacity(self.targets.len());
+        let loaded = untried().map(|(place, target)| self.candidate(place, target, load(place), caller.now));
+        candidates.extend(loaded.filter(|candidate| is_source || !is_full(candidate.load)));
         let chosen = balancer.choose(self.spec.balance, &candidates, caller.client, caller.draw);
-        let chosen = chosen.and_then(|index| Some((eligible.get(index)?, candidates.get(index)?)));
-        match chosen {
-            Some((target, candidate)) if !is_full(candidate.load) => Pick::Target(target),
-            _ => Pick::Full,
-        }
+        let chosen = chosen.and_then(|index| candidates.get(index)).filter(|chosen| !is_full(chosen.load));
+        chosen.and_then(|chosen| self.targets.get(chosen.place)).map_or(Pick::Full, Pick::Target)
     }
 
     /// HAProxy ramps the weights of its dynamic algorithms only: with `source` a ramp would move clients
     /// away and back.
-    fn candidate(&self, target: &Target, load: usize, now: Instant) -> Candidate {
+    fn candidate<'a>(&self, place: usize, target: &'a Target, load: usize, now: Instant) -> Candidate<'a> {
         let weight = match self.spec.balance {
             Balance::Source => target.weight,
             _ => weight::effective(target.weight, self.spec.slowstart, target.risen_at, now),
         };
-        Candidate { member: target.member.clone(), weight, load }
+        Candidate { place, member: &target.member, weight, load }
     }
 
     fn without_target(&self) -> Pick<'_> {
@@ -211,13 +210,15 @@ mod tests {
     fn service(change: impl Fn(&mut ServiceSpec), targets: &[(&str, u32)]) -> ServiceRoutes {
         let mut spec = ServiceSpec::new("replica", Role::Replica);
         change(&mut spec);
-        let target = |(name, weight): &(&str, u32)| Target {
-            member: (*name).into(),
-            address: HostPort::new(*name, 5432),
-            role: Role::Replica,
-            needs_confirmation: false,
-            weight: *weight,
-            risen_at: None,
+        let target = |(name, weight): &(&str, u32)| {
+            Arc::new(Target {
+                member: (*name).into(),
+                address: HostPort::new(*name, 5432),
+                role: Role::Replica,
+                needs_confirmation: false,
+                weight: *weight,
+                risen_at: None,
+            })
         };
         ServiceRoutes {
             spec: Arc::new(spec),
@@ -231,10 +232,8 @@ mod tests {
 
     /// Who is picked; None: full.
     fn picked(routes: &ServiceRoutes, client: u64, tried: &[MemberName], loads: &[usize]) -> Option<String> {
-        let load =
-            |member: &MemberName| loads[routes.targets.iter().position(|target| target.member == *member).unwrap()];
         let caller = Caller { client, draw: 0, tried, now: clock::now() };
-        match routes.pick(&mut Balancer::default(), caller, load) {
+        match routes.pick(&mut Balancer::default(), caller, |place| loads[place]) {
             Pick::Target(target) => Some(target.member.to_string()),
             Pick::Full => None,
             other => panic!("{other:?}"),
@@ -267,7 +266,7 @@ mod tests {
             let slow = |spec: &mut ServiceSpec| (spec.balance, spec.slowstart) = (balance, Duration::from_secs(10));
             let mut routes = service(slow, &[("a", 100), ("b", 100)]);
             let risen = clock::now();
-            routes.targets[1].risen_at = Some(risen);
+            Arc::make_mut(&mut routes.targets[1]).risen_at = Some(risen);
             let (mut balancer, now) = (Balancer::default(), risen + Duration::from_secs(second));
             let to_b = |client: &u64| {
                 let caller = Caller { client: client_hash(&client.to_be_bytes()), draw: 0, tried: &[], now };

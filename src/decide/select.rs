@@ -44,7 +44,7 @@ impl Ingredients<'_> {
     }
 
     pub(super) fn judge(&self, tier: &Tier<'_>, name: &MemberName, track: &MemberTrack) -> Verdict {
-        if address(track, tier.spec).is_none() {
+        if track.conn.is_none() {
             return (TargetState::Excluded, Reason::NoAddress);
         }
         if track.orders.state == AdminState::Maint {

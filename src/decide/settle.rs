@@ -277,15 +277,21 @@ impl Router {
         if !matches!(self.keeper.freshness(now), Freshness::Fresh { .. }) {
             return;
         }
-        let known = self.tracks.iter().filter(|(_, t)| t.conn.is_some() && t.api.is_some());
-        let members = known
+        let known = || self.tracks.iter().filter(|(_, t)| t.conn.is_some() && t.api.is_some());
+        let is_same = |((name, track), (known, as_known)): ((&MemberName, &MemberTrack), (_, &RememberedMember))| {
+            (name, &track.conn, &track.api) == (known, &as_known.conn, &as_known.api)
+        };
+        let same_members =
+            known().count() == self.memory.members.len() && known().zip(&self.memory.members).all(is_same);
+        if same_members && self.marks == self.memory.marks {
+            return;
+        }
+        let members = known()
             .map(|(name, t)| (name.clone(), RememberedMember { conn: t.conn.clone(), api: t.api.clone() }))
             .collect();
         let memory = Memory { members, marks: self.marks.clone(), orders: self.memory.orders.clone() };
-        if memory != self.memory {
-            self.memory = memory.clone();
-            self.effects.push_back(Effect::Remember(memory));
-        }
+        self.memory = memory.clone();
+        self.effects.push_back(Effect::Remember(memory));
     }
 
     pub(super) fn deadlines(&self) -> Vec<(Instant, &'static str)> {

@@ -47,7 +47,7 @@ impl Ingredients<'_> {
         let verdicts: Vec<Verdicts<'_>> = tiers.iter().map(judged).collect();
         let open = |tier: &Verdicts<'_>| tier.iter().any(|(_, v)| v.0 == TargetState::Open);
         let used = verdicts.iter().position(open);
-        let targets = used.map_or_else(Vec::new, |tier| self.targets(&tiers[tier], &verdicts[tier]));
+        let targets = used.map_or_else(Vec::new, |tier| self.targets(&tiers[tier], &verdicts[tier], before));
         let wait = targets.is_empty().then(|| {
             let reason = self.wait_reason(spec, verdicts.first());
             let since = before.and_then(|b| b.wait).filter(|w| w.0 == reason).map_or(self.now, |w| w.1);
@@ -63,18 +63,21 @@ impl Ingredients<'_> {
         }
     }
 
-    fn targets(&self, tier: &Tier<'_>, verdicts: &Verdicts<'_>) -> Vec<Target> {
+    fn targets(&self, tier: &Tier<'_>, verdicts: &Verdicts<'_>, before: Option<&ServiceRoutes>) -> Vec<Arc<Target>> {
         let open = verdicts.iter().filter(|(_, v)| v.0 == TargetState::Open);
+        let known = before.map_or(&[][..], |before| &before.targets);
         open.filter_map(|(name, _)| {
             let track = self.tracks.get(*name)?;
-            Some(Target {
+            let target = Target {
                 member: (*name).clone(),
                 address: address(track, tier.spec)?,
                 role: tier.role,
                 needs_confirmation: self.needs_confirmation(tier.role, name, track),
                 weight: track.weight_now(),
                 risen_at: self.risen_at(tier, name, track),
-            })
+            };
+            let same = known.iter().find(|known| ***known == target).cloned();
+            Some(same.unwrap_or_else(|| Arc::new(target)))
         })
         .collect()
     }
@@ -136,7 +139,7 @@ impl Ingredients<'_> {
 
     /// Wherever a session of this service may be: those of ours, and those of another router whose client
     /// sent its cancel request here. Whoever does not know the key ignores it.
-    fn cancel(&self, spec: &ServiceSpec, targets: &[Target]) -> Vec<HostPort> {
+    fn cancel(&self, spec: &ServiceSpec, targets: &[Arc<Target>]) -> Vec<HostPort> {
         let writes = spec.tiers().any(Role::includes_primary);
         let reads = spec.tiers().any(|role| role != Role::Primary);
         let reached = |(name, track): (&MemberName, &MemberTrack)| {

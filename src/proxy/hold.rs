@@ -7,6 +7,7 @@
 //! anybody: whoever's time is up asks what its deadline is by then.
 
 mod queue;
+mod slots;
 mod wait;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use super::sessions::{Registry, Service};
 use queue::{Asker, Line, Waiter, deliver};
 use wait::Wait;
 
-pub use queue::{Permit, TargetSlot};
-pub(super) use {queue::Queue, wait::Terms};
+pub(super) use queue::{Chosen, Queue};
+pub use slots::{Permit, TargetSlot};
+pub(super) use {slots::Book, wait::Terms};
 
 /// Held clients on their way to one target, from release to the server's first answer.
 pub const CONNECTS_IN_FLIGHT_MAX: usize = 100;
@@ -83,7 +85,7 @@ pub enum Verdict {
 /// A target, and the right to connect to it now.
 #[derive(Debug)]
 pub struct Grant {
-    pub target: Target,
+    pub target: Arc<Target>,
     pub generation: u64,
     pub permit: Permit,
     pub slot: TargetSlot,

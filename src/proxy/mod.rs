@@ -10,6 +10,7 @@ pub mod connect;
 pub mod connection;
 pub mod crew;
 pub mod fence;
+mod guard;
 pub mod handshake;
 pub mod hold;
 pub mod listener;

@@ -50,7 +50,7 @@ pub(super) struct Premises {
 
 /// The time between two changes.
 #[derive(Debug, Default)]
-pub(super) struct Era {
+pub struct Era {
     away: Vec<Away>,
     next: OnceLock<Next>,
 }
@@ -110,6 +110,11 @@ impl Departure {
 }
 
 impl Registry {
+    /// How a client that was accepted just now stands to the address that it came by.
+    pub fn enter(&self, client: &impl AsRawFd) -> Tenancy {
+        self.premises.enter(client)
+    }
+
     /// Clients may come in by `ip`, as by every address that was never sent away.
     pub fn welcome(&self, ip: IpAddr) {
         self.premises.open(ip.to_canonical());
@@ -177,14 +182,14 @@ impl Premises {
 
 /// How one client stands to the address that it came by. To be dropped after its socket.
 #[derive(Debug)]
-pub(super) enum Tenancy {
+pub enum Tenancy {
     Here(Arc<Era>),
     Leaving(Box<Leaving>),
 }
 
 /// What a client does that has to go.
 #[derive(Debug)]
-pub(super) struct Leaving {
+pub struct Leaving {
     departure: Arc<Departure>,
     until: std::time::Instant,
     /// None: it came when nobody was waited for any more.
@@ -217,7 +222,7 @@ impl Tenancy {
     }
 
     /// Completes when the client of this socket has to go. Cancelling it loses nothing.
-    pub async fn ends(&mut self, premises: &Premises, client: RawFd) {
+    pub(super) async fn ends(&mut self, premises: &Premises, client: RawFd) {
         loop {
             // First the listener, then the look: what comes in between is not missed.
             let change = premises.changed.notified();

@@ -18,27 +18,25 @@ use crate::decide::{Caller, Pick, Routes, ServiceRoutes, Target};
 use crate::model::{CloseOnDown, ClusterSettings, MemberName, Reason, ServiceName, ServiceSpec};
 use crate::runtime::clock;
 
-use super::cancel::keys::{KeyGuard, Keys};
+use super::cancel::keys::Keys;
 use super::fence::Fence;
-use super::hold::Terms;
+pub use super::guard::SessionGuard;
+use super::guard::Shared;
+use super::hold::{Book, Chosen, Terms};
 use super::premises::Premises;
-use super::protocol::conversation::CancelKey;
 pub use super::service::Service;
 use super::service::{self, Services};
 use super::stats::{self, ServiceSnapshot};
-use super::targets::{Group, Groups, TargetCounters};
+use super::targets::{Group, Groups};
 
 /// The target was taken away between pick and open, or its confirmation ran out: pick again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stale;
 
 /// What the table of this moment says to one client.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Choice {
-    Target {
-        target: Target,
-        generation: u64,
-    },
+    Target(Chosen),
     /// No target, or none that may be used now.
     Wait,
     Exhausted,
@@ -59,6 +57,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct Gate {
     routes: Arc<Routes>,
+    /// Another one with every change of `routes`, also within a generation.
+    edition: u64,
     /// Write targets may be used while now is before this.
     confirmed_until: Instant,
     groups: HashMap<ServiceName, Groups>,
@@ -71,7 +71,7 @@ impl Registry {
     pub fn new(cluster: Arc<str>, specs: &[Arc<ServiceSpec>], hold_max_clamp: usize) -> Arc<Registry> {
         let now = clock::now();
         let routes = Arc::new(Routes { cluster: cluster.clone(), generation: 0, services: Vec::new() });
-        let gate = Gate { routes, confirmed_until: now, groups: HashMap::new(), leaving: None };
+        let gate = Gate { routes, edition: 1, confirmed_until: now, groups: HashMap::new(), leaving: None };
         let registry = Arc::new(Registry {
             cluster,
             cancel_keys: Keys::default(),
@@ -93,7 +93,8 @@ impl Registry {
             let services = service::updated(&self.services.load(), specs, hold_max_clamp, has_sessions);
             gate.groups.retain(|name, groups| services.contains_key(name) || groups.open() > 0);
             self.services.store(Arc::new(services));
-            gate.routes = self.completed(gate.routes.clone());
+            let routes = self.completed(gate.routes.clone());
+            gate.replace(routes);
         }
         self.release_all();
     }
@@ -134,7 +135,7 @@ impl Registry {
     pub fn publish(self: &Arc<Self>, routes: Arc<Routes>) {
         {
             let mut gate = self.gate.lock();
-            gate.routes = self.completed(routes);
+            gate.replace(self.completed(routes));
             self.forget_unused(&mut gate);
         }
         // Only those who are connecting right now listen to this; held ones are released one by one.
@@ -146,9 +147,9 @@ impl Registry {
     pub fn confirm(self: &Arc<Self>, until: Instant) {
         let was_expired = {
             let mut gate = self.gate.lock();
-            let was_expired = !gate.is_confirmed();
+            let was_expired = !gate.is_confirmed(clock::now());
             gate.confirmed_until = until;
-            was_expired && gate.is_confirmed()
+            was_expired && gate.is_confirmed(clock::now())
         };
         if was_expired {
             self.release_all();
@@ -237,7 +238,7 @@ impl Registry {
     pub fn open(
         self: &Arc<Self>,
         service: &Arc<Service>,
-        target: &Target,
+        target: &Arc<Target>,
         picked_generation: u64,
     ) -> Result<SessionGuard, Stale> {
         let mut gate = self.gate.lock();
@@ -250,42 +251,54 @@ impl Registry {
         if let Some(reason) = leaving {
             group.fence.ask_to_end(reason);
         }
-        Ok(SessionGuard {
-            registry: self.clone(),
+        let shared = group.shared(service, target, |fence, counters| Shared {
+            registry: Arc::downgrade(self),
+            issuer: self.cancel_keys.issuer(&target.address),
             service: service.clone(),
             target: target.clone(),
-            generation: picked_generation,
-            fence: group.fence.clone(),
-            counters: group.counters.clone(),
-            to_client: 0,
-            to_server: 0,
-            answered: false,
-            key: None,
-            reason: None,
-        })
+            fence,
+            counters,
+        });
+        Ok(SessionGuard::new(shared, picked_generation))
     }
 
-    /// Chooses for one client. `load` tells a member's sessions of this service, those on their way included.
+    /// Whether the table of now opens sessions to a target that was picked from an older one.
+    pub(super) fn opens(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
+        self.gate.lock().opens(service, target, picked_generation)
+    }
+
+    /// Chooses for one client. `book` is this service's own.
     pub(super) fn choose(
         &self,
         service: &ServiceName,
         balancer: &mut Balancer,
+        book: &mut Book,
         caller: Caller<'_>,
-        load: impl Fn(&MemberName) -> usize,
     ) -> Choice {
         let gate = self.gate.lock();
         let Some(routes) = gate.routes.service(service) else {
             return Choice::Wait;
         };
         // Before the pick, which would take somebody's turn in vain.
-        if gate.must_wait_for_confirmation(routes) {
+        if gate.must_wait_for_confirmation(routes, caller.now) {
             return Choice::Wait;
         }
-        let unconfirmed = gate.unconfirmed(routes);
-        let tried = [caller.tried, &unconfirmed[..]].concat();
-        match routes.pick(balancer, Caller { tried: &tried, ..caller }, load) {
+        let unconfirmed = gate.unconfirmed(routes, caller.now);
+        let both: Vec<MemberName>;
+        let tried = if unconfirmed.is_empty() {
+            caller.tried
+        } else {
+            both = [caller.tried, &unconfirmed[..]].concat();
+            &both
+        };
+        let slots = book.of(gate.edition, &routes.targets);
+        match routes.pick(balancer, Caller { tried, ..caller }, |place| slots[place].taken()) {
             Pick::Exhausted if !unconfirmed.is_empty() => Choice::Wait,
-            Pick::Target(target) => Choice::Target { target: target.clone(), generation: gate.routes.generation },
+            Pick::Target(target) => {
+                let place = routes.targets.iter().position(|one| Arc::ptr_eq(one, target));
+                let slots = place.and_then(|place| slots.get(place)).cloned().unwrap_or_default();
+                Choice::Target(Chosen { target: target.clone(), generation: gate.routes.generation, slots })
+            }
             Pick::Hold { .. } | Pick::Refuse { .. } => Choice::Wait,
             Pick::Exhausted => Choice::Exhausted,
             Pick::Full => Choice::Full,
@@ -322,7 +335,7 @@ impl Registry {
         let routes = gate.routes.service(service)?;
         Some(Terms {
             hold_limit: routes.hold_limit,
-            available: !routes.targets.is_empty() && !gate.must_wait_for_confirmation(routes),
+            available: !routes.targets.is_empty() && !gate.must_wait_for_confirmation(routes, clock::now()),
             spec: routes.spec.clone(),
         })
     }
@@ -383,24 +396,33 @@ impl Registry {
 }
 
 impl Gate {
-    fn is_confirmed(&self) -> bool {
-        clock::now() < self.confirmed_until
+    fn replace(&mut self, routes: Arc<Routes>) {
+        self.routes = routes;
+        self.edition += 1;
+    }
+
+    fn is_confirmed(&self, now: Instant) -> bool {
+        now < self.confirmed_until
     }
 
     /// Targets that may not be used now, beside others that may: a primary among readers.
-    fn unconfirmed(&self, routes: &ServiceRoutes) -> Vec<MemberName> {
-        let wanting = routes.targets.iter().filter(|target| target.needs_confirmation && !self.is_confirmed());
+    fn unconfirmed(&self, routes: &ServiceRoutes, now: Instant) -> Vec<MemberName> {
+        if self.is_confirmed(now) {
+            return Vec::new();
+        }
+        let wanting = routes.targets.iter().filter(|target| target.needs_confirmation);
         wanting.map(|target| target.member.clone()).collect()
     }
 
     /// No target may be used now.
-    fn must_wait_for_confirmation(&self, routes: &ServiceRoutes) -> bool {
+    fn must_wait_for_confirmation(&self, routes: &ServiceRoutes, now: Instant) -> bool {
         let needed = routes.targets.iter().all(|target| target.needs_confirmation);
-        !routes.targets.is_empty() && needed && !self.is_confirmed()
+        !routes.targets.is_empty() && needed && !self.is_confirmed(now)
     }
 
     fn opens(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
-        self.lists(service, target, picked_generation) && (!target.needs_confirmation || self.is_confirmed())
+        let is_listed = self.lists(service, target, picked_generation);
+        is_listed && (!target.needs_confirmation || self.is_confirmed(clock::now()))
     }
 
     fn lists(&self, service: &ServiceName, target: &Target, picked_generation: u64) -> bool {
@@ -417,92 +439,5 @@ fn starting(spec: Arc<ServiceSpec>, now: Instant) -> ServiceRoutes {
         cancel: Vec::new(),
         standings: Vec::new(),
         spec,
-    }
-}
-
-/// One open session. Its drop unregisters and counts it.
-#[derive(Debug)]
-pub struct SessionGuard {
-    registry: Arc<Registry>,
-    service: Arc<Service>,
-    target: Target,
-    generation: u64,
-    fence: Arc<Fence>,
-    counters: Arc<TargetCounters>,
-    to_client: u64,
-    to_server: u64,
-    /// The server's first answer is on its way to the client: from here on it is not replayed.
-    answered: bool,
-    key: Option<KeyGuard>,
-    reason: Option<Reason>,
-}
-
-impl SessionGuard {
-    pub fn fence(&self) -> &Arc<Fence> {
-        &self.fence
-    }
-
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// What all sessions of this service to the same member count together.
-    pub fn counters(&self) -> &Arc<TargetCounters> {
-        &self.counters
-    }
-
-    /// Bytes so far, to the server and to the client.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.to_server, self.to_client)
-    }
-
-    /// Whether a session to the same target could open now. A client may take its time between its
-    /// SSLRequest and its StartupMessage.
-    pub fn may_start(&self) -> bool {
-        let gate = self.registry.gate.lock();
-        self.fence.reason().is_none() && gate.opens(&self.service.name, &self.target, self.generation)
-    }
-
-    /// The client got an answer: now it is a session that counts.
-    pub fn answered(&mut self) {
-        self.answered = true;
-        self.service.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
-        self.counters.sessions_total.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The server gave out this key for cancels, as in BackendKeyData without its header; from here on
-    /// cancels with it go there, for as long as the session lives.
-    pub fn owns_key(&mut self, key: CancelKey) {
-        self.key = Some(self.registry.cancel_keys.register(&key, &self.target.address));
-    }
-
-    /// Why it ends; the first reason stays.
-    pub fn finish(&mut self, reason: Reason) {
-        self.reason.get_or_insert(reason);
-    }
-
-    pub fn add_to_server(&mut self, bytes: usize) {
-        self.to_server += bytes as u64;
-        self.counters.bytes_to_server.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub fn add_to_client(&mut self, bytes: usize) {
-        self.to_client += bytes as u64;
-        self.counters.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-impl Drop for SessionGuard {
-    fn drop(&mut self) {
-        // A task that is dropped in the middle: the runtime goes away.
-        let reason = self.reason.or(self.fence.reason()).unwrap_or(Reason::Shutdown);
-        if self.answered {
-            self.service.counters.closed.add(reason);
-        }
-        self.counters.leave();
     }
 }

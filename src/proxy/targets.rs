@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use crate::decide::Target;
 use crate::decide::status::TargetSnapshot;
 use crate::model::MemberName;
 
 use super::fence::Fence;
+use super::guard::Shared;
+use super::service::Service;
 
 /// Members of one service whose counters are kept. Targets and members with sessions always are; of
 /// the others those go first that were used longest ago.
@@ -59,12 +62,35 @@ pub(super) struct Group {
     /// Of those that were asked to end and have not: never more than there are open sessions.
     draining: Vec<Arc<Fence>>,
     pub counters: Arc<TargetCounters>,
+    /// Of the session that opened last.
+    shared: Option<Arc<Shared>>,
     last_used: u64,
 }
 
 impl Group {
+    /// For a session that opens now: the same as for the one before, unless something of it has changed since.
+    pub fn shared(
+        &mut self,
+        service: &Arc<Service>,
+        target: &Arc<Target>,
+        make: impl FnOnce(Arc<Fence>, Arc<TargetCounters>) -> Shared,
+    ) -> Arc<Shared> {
+        let is_same = |of: &&Arc<Shared>| {
+            Arc::ptr_eq(&of.fence, &self.fence)
+                && Arc::ptr_eq(&of.service, service)
+                && (Arc::ptr_eq(&of.target, target) || of.target.is_same_as(target))
+        };
+        if let Some(shared) = self.shared.as_ref().filter(is_same) {
+            return shared.clone();
+        }
+        let shared = Arc::new(make(self.fence.clone(), self.counters.clone()));
+        self.shared = Some(shared.clone());
+        shared
+    }
+
     /// Every fence that a session looks at. Sessions that open from now on get another.
     pub fn take_fences(&mut self) -> Vec<Arc<Fence>> {
+        self.shared = None;
         let mut fences = std::mem::take(&mut self.draining);
         fences.push(std::mem::take(&mut self.fence));
         fences
@@ -78,6 +104,7 @@ impl Group {
     /// The fence of those who are asked to end; later closes find it. Sessions that open from now on get
     /// another.
     pub fn drain_fence(&mut self) -> Arc<Fence> {
+        self.shared = None;
         // Nobody gets hold of a fence in this list any more, so one that nobody holds stays so.
         self.draining.retain(|fence| Arc::strong_count(fence) > 1);
         let fence = std::mem::take(&mut self.fence);

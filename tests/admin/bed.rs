@@ -151,7 +151,7 @@ fn routes(spec: &Arc<ServiceSpec>, now: Instant) -> ServiceRoutes {
     };
     ServiceRoutes {
         spec: spec.clone(),
-        targets: vec![target],
+        targets: vec![target.into()],
         wait: None,
         hold_limit: None,
         cancel: Vec::new(),

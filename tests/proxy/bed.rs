@@ -102,7 +102,7 @@ impl Bed {
             cancel: targets.iter().map(|target| target.address.clone()).collect(),
             standings: Vec::new(),
             spec: spec.clone(),
-            targets,
+            targets: targets.into_iter().map(Arc::new).collect(),
         };
         let of_role = |spec: &Arc<ServiceSpec>| match spec.role {
             Role::Primary => service(spec, primary.clone()),

@@ -189,7 +189,7 @@ async fn a_server_that_is_gone_does_not_keep_the_others_from_it() {
     cancel(&bed, "replica", &key(2, 4)).await;
     assert_eq!(cancels(&a), [key(2, 4)]);
     // Its owner is gone: nobody else is asked, and nobody waits.
-    let _key = bed.plane.registry().cancel_keys.register(&key(1, 4), &HostPort::new("127.0.0.1", at.port()));
+    let _key = bed.plane.registry().cancel_keys.issuer(&HostPort::new("127.0.0.1", at.port())).register(&key(1, 4));
     cancel(&bed, "replica", &key(1, 4)).await;
     assert_eq!(cancels(&a), [key(2, 4)]);
 }

@@ -157,7 +157,7 @@ async fn no_session_slips_between_publish_and_close() {
     let openers: Vec<_> = (0..2)
         .map(|_| {
             let (registry, service, done, opened) = (registry.clone(), service.clone(), done.clone(), opened.clone());
-            let targets = [a.target(Role::Primary), b.target(Role::Primary)];
+            let targets = [&a, &b].map(|server| Arc::new(server.target(Role::Primary)));
             std::thread::spawn(move || {
                 while !done.load(SeqCst) {
                     for target in &targets {

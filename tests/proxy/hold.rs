@@ -46,15 +46,15 @@ async fn held_clients_are_released_in_order_and_a_hundred_at_a_time() {
         bed.held(number + 1).await;
     }
     bed.publish(Some(&server), &[]);
-    until("a hundred are let go", || starting.load(SeqCst) == CONNECTS_IN_FLIGHT_MAX).await;
-    assert_eq!(bed.snapshot("primary").held, CLIENTS - CONNECTS_IN_FLIGHT_MAX);
-    // A client that comes now stands behind those who wait.
-    let mut late = bed.started("primary").await;
-    bed.held(CLIENTS - CONNECTS_IN_FLIGHT_MAX + 1).await;
     let arrived = |n: usize| {
         let seen = &server.seen;
         move || seen.first.lock().len() >= n
     };
+    until("a hundred are let go, and have spoken", arrived(CONNECTS_IN_FLIGHT_MAX)).await;
+    assert_eq!(bed.snapshot("primary").held, CLIENTS - CONNECTS_IN_FLIGHT_MAX);
+    // A client that comes now stands behind those who wait.
+    let mut late = bed.started("primary").await;
+    bed.held(CLIENTS - CONNECTS_IN_FLIGHT_MAX + 1).await;
     for done in 1..=CLIENTS - CONNECTS_IN_FLIGHT_MAX + 1 {
         gate.add_permits(1);
         until("the next one", arrived((CONNECTS_IN_FLIGHT_MAX + done).min(CLIENTS + 1))).await;

@@ -260,14 +260,14 @@ proptest! {
         prop_assert_eq!(readers.spec.balance, Balance::LeastConn);
         // Equal weights: the load alone decides.
         let mut readers = readers.clone();
-        readers.targets.iter_mut().for_each(|target| target.weight = 100);
+        readers.targets.iter_mut().for_each(|target| Arc::make_mut(target).weight = 100);
         let load = |m: &MemberName| loads[m.as_str()[1..].parse::<usize>().unwrap()];
         let tried = [name(tried)];
         let candidates: Vec<_> = readers.targets.iter().filter(|t| !tried.contains(&t.member)).collect();
         let least = candidates.iter().map(|t| load(&t.member)).min();
         let mut balancer = Balancer::default();
         let caller = Caller { client: 0, draw: turn, tried: &tried, now: clock::now() };
-        match readers.pick(&mut balancer, caller, load) {
+        match readers.pick(&mut balancer, caller, |place| load(&readers.targets[place].member)) {
             Pick::Target(target) => {
                 prop_assert!(candidates.contains(&target));
                 prop_assert_eq!(Some(load(&target.member)), least);

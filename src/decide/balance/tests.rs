@@ -9,11 +9,12 @@ const GOLDEN_V6: u64 = 0x1AF7_B85A_5EEF_58E4;
 /// For 10.0.0.0 to 10.0.0.23.
 const GOLDEN_CHOICES: [usize; 24] = [0, 0, 1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 2, 1, 0, 1, 1, 1, 1, 2, 0, 0, 1, 1];
 
-fn candidate(name: &str, weight: u32, load: usize) -> Candidate {
-    Candidate { member: name.into(), weight, load }
+/// Names live as long as the tests.
+fn candidate(name: &str, weight: u32, load: usize) -> Candidate<'static> {
+    Candidate { place: 0, member: Box::leak(Box::new(name.into())), weight, load }
 }
 
-fn weighted(weights: &[u32]) -> Vec<Candidate> {
+fn weighted(weights: &[u32]) -> Vec<Candidate<'static>> {
     weights.iter().enumerate().map(|(index, weight)| candidate(&format!("pg-test-{index}"), *weight, 0)).collect()
 }
 
@@ -33,7 +34,7 @@ fn tally(count: usize, chosen: impl Iterator<Item = usize>) -> Vec<u64> {
 }
 
 /// Each within `parts` thousandths of all from its share by weight.
-fn assert_shares(candidates: &[Candidate], tally: &[u64], parts: f64) {
+fn assert_shares(candidates: &[Candidate<'_>], tally: &[u64], parts: f64) {
     let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
     let all: u64 = tally.iter().sum();
     for (candidate, got) in candidates.iter().zip(tally) {
@@ -87,7 +88,7 @@ fn nobody_to_choose_from() {
 fn ties_of_leastconn_go_round() {
     let candidates = [candidate("a", 100, 3), candidate("b", 100, 2), candidate("c", 100, 2), candidate("d", 50, 0)];
     let mut balancer = Balancer::default();
-    let mut choose = |which: &[Candidate]| balancer.choose(Balance::LeastConn, which, 0, 0).unwrap();
+    let mut choose = |which: &[Candidate<'_>]| balancer.choose(Balance::LeastConn, which, 0, 0).unwrap();
     assert_eq!(choose(&candidates), 3, "an idle one first, whatever its weight");
     let busy: Vec<usize> = (0..6).map(|_| choose(&candidates[..3])).collect();
     assert!(busy.iter().all(|index| *index != 0) && busy.contains(&1) && busy.contains(&2), "{busy:?}");
@@ -108,8 +109,8 @@ fn a_newcomer_gets_no_burst() {
     let (heavy, light) = (candidate("heavy", 256, 0), [candidate("a", 1, 0), candidate("b", 1, 0)]);
     let mut balancer = Balancer::default();
     // The light one has just had its turn beside a heavy one, and has a debt of 256 turns when that leaves.
-    while balancer.choose(Balance::RoundRobin, &[light[0].clone(), heavy.clone()], 0, 0) != Some(0) {}
-    balancer.keep_only(|member| *member == light[0].member);
+    while balancer.choose(Balance::RoundRobin, &[light[0], heavy], 0, 0) != Some(0) {}
+    balancer.keep_only(|member| member == light[0].member);
     let after: Vec<_> = (0..6).map(|_| balancer.choose(Balance::RoundRobin, &light, 0, 0).unwrap()).collect();
     assert_eq!(tally(2, after.iter().copied()), [3, 3], "{after:?}");
 }
@@ -121,14 +122,14 @@ fn who_is_full_for_a_moment_keeps_its_turn_and_who_vanished_is_forgotten() {
     balancer.choose(Balance::RoundRobin, &all, 0, 0);
     balancer.choose(Balance::RoundRobin, &all[..2], 0, 0);
     assert_eq!(balancer.owed.len(), 3);
-    balancer.keep_only(|member| *member == all[0].member);
-    assert_eq!(balancer.owed.keys().collect::<Vec<_>>(), [&all[0].member]);
+    balancer.keep_only(|member| member == all[0].member);
+    assert_eq!(balancer.owed.keys().collect::<Vec<_>>(), [all[0].member]);
 }
 
 proptest! {
     #[test]
     fn leastconn_picks_a_least_key(given in prop::collection::vec((1..=256u32, 0..50usize), 1..7), turns in 0..9) {
-        let candidates: Vec<Candidate> =
+        let candidates: Vec<Candidate<'_>> =
             given.iter().enumerate().map(|(n, (weight, load))| candidate(&n.to_string(), *weight, *load)).collect();
         let mut balancer = Balancer::default();
         for _ in 0..=turns {

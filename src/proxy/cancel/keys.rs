@@ -29,16 +29,15 @@ pub struct Keys {
 #[derive(Debug)]
 struct Owner {
     address: HostPort,
+    hasher: RandomState,
     /// Hashes of keys, and how many sessions have them: one, as long as the server is honest.
     keys: Mutex<HashMap<u64, u32>>,
 }
 
 impl Keys {
-    /// The server at `address` gave out `key`: process id and secret, in PostgreSQL's bytes.
-    pub fn register(&self, key: &[u8], address: &HostPort) -> KeyGuard {
-        let (owner, hash) = (self.owner(address), self.hasher.hash_one(key));
-        *owner.keys.lock().entry(hash).or_default() += 1;
-        KeyGuard { owner, hash }
+    /// The server at `address`, to be asked for once by all of its sessions.
+    pub fn issuer(&self, address: &HostPort) -> Issuer {
+        Issuer(self.owner(address))
     }
 
     /// Where the key was given out: nobody for one that is not known, and all where several servers gave
@@ -64,10 +63,24 @@ impl Keys {
         find(&owners).unwrap_or_else(|| {
             // Addresses come and go over the years; one with sessions is held by their guards.
             owners.retain(|owner| Arc::strong_count(owner) > 1);
-            let owner = Arc::new(Owner { address: address.clone(), keys: Mutex::default() });
+            let (address, hasher) = (address.clone(), self.hasher.clone());
+            let owner = Arc::new(Owner { address, hasher, keys: Mutex::default() });
             owners.push(owner.clone());
             owner
         })
+    }
+}
+
+/// A server that gives out keys; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Issuer(Arc<Owner>);
+
+impl Issuer {
+    /// It gave out `key`: process id and secret, in PostgreSQL's bytes.
+    pub fn register(&self, key: &[u8]) -> KeyGuard {
+        let (owner, hash) = (self.0.clone(), self.0.hasher.hash_one(key));
+        *owner.keys.lock().entry(hash).or_default() += 1;
+        KeyGuard { owner, hash }
     }
 }
 
@@ -103,8 +116,8 @@ mod tests {
     fn a_key_is_known_while_its_session_lives() {
         let keys = Keys::default();
         let (short, long) = ([7; 8], [7; 4 + 256]);
-        let first = keys.register(&short, &at(1));
-        let second = keys.register(&long, &at(2));
+        let first = keys.issuer(&at(1)).register(&short);
+        let second = keys.issuer(&at(2)).register(&long);
         assert_eq!((keys.owners(&short), keys.owners(&long)), (vec![at(1)], vec![at(2)]));
         assert_eq!(keys.owners(&[7; 9]), []);
         drop(first);
@@ -116,8 +129,8 @@ mod tests {
     #[test]
     fn servers_that_come_and_go_for_years_do_not_pile_up() {
         let keys = Keys::default();
-        let kept = keys.register(&[1; 8], &at(1));
-        (2..100).for_each(|number| drop(keys.register(&[2; 8], &at(number))));
+        let kept = keys.issuer(&at(1)).register(&[1; 8]);
+        (2..100).for_each(|number| drop(keys.issuer(&at(number)).register(&[2; 8])));
         assert_eq!(keys.owners.read().len(), 2);
         assert_eq!(keys.owners(&[1; 8]), [at(1)]);
         drop(kept);
@@ -137,7 +150,7 @@ mod tests {
             let (keys, mut alive) = (Keys::default(), Vec::new());
             for (comes, key, port, which) in steps {
                 if comes || alive.is_empty() {
-                    alive.push((key, at(port), keys.register(&[key; 8], &at(port))));
+                    alive.push((key, at(port), keys.issuer(&at(port)).register(&[key; 8])));
                 } else {
                     alive.swap_remove(which.index(alive.len()));
                 }

@@ -38,7 +38,7 @@ async fn a_server_that_never_closes_is_given_up_and_let_go() {
     let (plumbing, service) = plumbing(|_| {});
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = HostPort::new("127.0.0.1", listener.local_addr().unwrap().port());
-    let _key = plumbing.registry.cancel_keys.register(&PACKET[HEADER_BYTES..], &address);
+    let _key = plumbing.registry.cancel_keys.issuer(&address).register(&PACKET[HEADER_BYTES..]);
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut all = Vec::new();
@@ -55,7 +55,7 @@ async fn a_server_that_is_gone_costs_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = HostPort::new("127.0.0.1", listener.local_addr().unwrap().port());
     drop(listener);
-    let _key = plumbing.registry.cancel_keys.register(&PACKET[HEADER_BYTES..], &address);
+    let _key = plumbing.registry.cancel_keys.issuer(&address).register(&PACKET[HEADER_BYTES..]);
     assert_eq!(forward(&plumbing, &service, of("10.0.0.1:1"), &PACKET).await, Reason::CancelForwarded);
 }
 

@@ -5,8 +5,8 @@
 //! in between. Whoever gives one back looks whether somebody waits, and whoever begins to wait is counted
 //! before it looks for a slot: one of the two sees the other.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use super::slots::{Book, Slots};
 use super::wait::Wait;
-use super::{CONNECTS_IN_FLIGHT_MAX, Grant, Verdict};
+use super::{Grant, Verdict};
 use crate::decide::balance::Balancer;
 use crate::decide::{Caller, Target};
 use crate::model::{Balance, MemberName};
@@ -29,7 +30,7 @@ use crate::runtime::clock;
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Queue {
     line: Mutex<Line>,
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Queue {
@@ -41,10 +42,6 @@ impl Queue {
     pub(super) fn count(&self, line: &Line) {
         self.waiting.store(line.clients.len(), Ordering::SeqCst);
     }
-
-    fn is_idle(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) == 0
-    }
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +50,7 @@ pub(in crate::proxy) struct Line {
     balancer: Balancer,
     draws: Draws,
     pub(super) clients: BTreeMap<u64, Waiter>,
-    connecting: HashMap<MemberName, usize>,
-    /// Sessions, and grants on their way to one.
-    taken: HashMap<MemberName, Arc<AtomicUsize>>,
+    book: Book,
     /// Since when there have been targets and none of them had a slot for the first who waits.
     pub(super) full_since: Option<Instant>,
     /// What the first one waits for is a slot.
@@ -88,8 +83,7 @@ impl Line {
         let longest = self.clients.first_key_value().filter(|_| !self.wants_slot);
         let longest = longest.map(|(_, first)| clock::now().saturating_duration_since(first.entered));
         snapshot.held_longest = longest.unwrap_or_default();
-        snapshot.connecting = self.connecting.iter().map(|(member, count)| (member.clone(), *count)).collect();
-        snapshot.connecting.sort();
+        snapshot.connecting = self.book.connecting();
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
@@ -112,14 +106,6 @@ impl Line {
         }
     }
 
-    fn is_busy(&self, member: &MemberName) -> bool {
-        self.connecting.get(member).is_some_and(|count| *count >= CONNECTS_IN_FLIGHT_MAX)
-    }
-
-    fn busy_members(&self) -> Vec<MemberName> {
-        self.connecting.keys().filter(|member| self.is_busy(member)).cloned().collect()
-    }
-
     fn blocked_by(&mut self, obstacle: Option<Obstacle>, now: Instant) {
         match obstacle {
             None | Some(Obstacle::NoTarget) => self.full_since = None,
@@ -127,48 +113,6 @@ impl Line {
             Some(Obstacle::Pause | Obstacle::Busy) => {}
         }
         self.wants_slot = obstacle == Some(Obstacle::NoSlot);
-    }
-}
-
-fn load(taken: &HashMap<MemberName, Arc<AtomicUsize>>, member: &MemberName) -> usize {
-    taken.get(member).map_or(0, |count| count.load(Ordering::SeqCst))
-}
-
-/// One connect under way, from the grant to the server's first answer. Its drop lets the next client go.
-#[derive(Debug)]
-pub struct Permit {
-    registry: Arc<Registry>,
-    service: Arc<Service>,
-    member: MemberName,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut line = self.service.waiting.lock();
-        if let Some(count) = line.connecting.get_mut(&self.member) {
-            *count -= 1;
-            if *count == 0 {
-                line.connecting.remove(&self.member);
-            }
-        }
-        drop(line);
-        self.registry.slot_is_free(&self.service);
-    }
-}
-
-/// One of the `maxconn` sessions that a target may have, from the grant to the session's end. Its drop lets
-/// the next client go; when nobody waits that costs one load.
-#[derive(Debug)]
-pub struct TargetSlot {
-    registry: Arc<Registry>,
-    service: Arc<Service>,
-    taken: Arc<AtomicUsize>,
-}
-
-impl Drop for TargetSlot {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::SeqCst);
-        self.registry.slot_is_free(&self.service);
     }
 }
 
@@ -186,9 +130,17 @@ enum Obstacle {
 }
 
 enum Next {
-    Go { target: Target, generation: u64 },
+    Go(Chosen),
     Exhausted,
     Wait(Obstacle),
+}
+
+/// Where one client goes.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Chosen {
+    pub target: Arc<Target>,
+    pub generation: u64,
+    pub slots: Arc<Slots>,
 }
 
 /// One who leaves the line.
@@ -225,12 +177,6 @@ impl Registry {
         deliver(called);
     }
 
-    fn slot_is_free(self: &Arc<Self>, service: &Arc<Service>) {
-        if !service.waiting.is_idle() {
-            self.release(service);
-        }
-    }
-
     /// Takes from the line whoever can go now, in order. One that could go nowhere but to a full target lets
     /// others pass to the rest; one that pauses after a failure does not, so that a target that fails is
     /// tried by one client at a time.
@@ -239,7 +185,7 @@ impl Registry {
         while let Some((&number, waiter)) = line.clients.range((Bound::Excluded(after), Bound::Unbounded)).next() {
             let asker = waiter.asker.clone();
             let verdict = match self.next_for(service, line, &asker, true) {
-                Next::Go { target, generation } => Verdict::Go(self.grant(service, line, target, generation)),
+                Next::Go(chosen) => Verdict::Go(self.grant(service, chosen)),
                 Next::Exhausted => Verdict::Exhausted,
                 Next::Wait(why) => {
                     obstacle.get_or_insert(why);
@@ -267,20 +213,19 @@ impl Registry {
         let routes = self.routes();
         let Some(routes) = routes.service(&service.name) else { return false };
         let (spec, targets) = (&routes.spec, &routes.targets);
-        let has_slot = |member: &MemberName| spec.maxconn == 0 || load(&line.taken, member) < spec.maxconn;
+        let has_slot = |member: &MemberName| spec.maxconn == 0 || line.book.taken(member) < spec.maxconn;
         let is_choosy = spec.balance == Balance::Source || !asker.tried.is_empty();
-        is_choosy && targets.iter().any(|target| !line.is_busy(&target.member) && has_slot(&target.member))
+        is_choosy && targets.iter().any(|target| !line.book.is_busy(&target.member) && has_slot(&target.member))
     }
 
     /// Whether a client could go, and where; nothing is taken yet but a turn of the balancer, and that only
     /// for one who goes. `bounded`: it is one of many, who go [`CONNECTS_IN_FLIGHT_MAX`] at a time.
     fn next_for(&self, service: &Service, line: &mut Line, asker: &Asker, bounded: bool) -> Next {
-        let busy = if bounded { line.busy_members() } else { Vec::new() };
+        let busy = if bounded { line.book.busy_members() } else { Vec::new() };
         let (draw, now) = (line.draws.next(), clock::now());
-        let Line { balancer, taken, .. } = line;
-        let choose = |balancer: &mut Balancer, tried: &[MemberName]| {
-            let caller = Caller { client: asker.client, draw, tried, now };
-            self.choose(&service.name, balancer, caller, |member| load(taken, member))
+        let Line { balancer, book, .. } = line;
+        let mut choose = |balancer: &mut Balancer, tried: &[MemberName]| {
+            self.choose(&service.name, balancer, book, Caller { client: asker.client, draw, tried, now })
         };
         if asker.failed_in.is_some_and(|generation| self.generation() <= generation) {
             return match choose(&mut balancer.clone(), &[]) {
@@ -293,7 +238,7 @@ impl Registry {
         }
         let mut trial = balancer.clone();
         let first = choose(&mut trial, &asker.tried);
-        let Choice::Target { target, .. } = &first else { return Next::from(first) };
+        let Choice::Target(Chosen { target, .. }) = &first else { return Next::from(first) };
         if !busy.contains(&target.member) {
             *balancer = trial;
             return Next::from(first);
@@ -304,7 +249,7 @@ impl Registry {
             return Next::Wait(Obstacle::Busy);
         }
         match choose(balancer, &[&asker.tried, &busy[..]].concat()) {
-            Choice::Target { target, generation } => Next::Go { target, generation },
+            Choice::Target(chosen) => Next::Go(chosen),
             _ => Next::Wait(Obstacle::Busy),
         }
     }
@@ -318,22 +263,14 @@ impl Registry {
         bounded: bool,
     ) -> Option<Verdict> {
         match self.next_for(service, line, asker, bounded) {
-            Next::Go { target, generation } => Some(Verdict::Go(self.grant(service, line, target, generation))),
+            Next::Go(chosen) => Some(Verdict::Go(self.grant(service, chosen))),
             Next::Exhausted => Some(Verdict::Exhausted),
             Next::Wait(_) => None,
         }
     }
 
-    fn grant(self: &Arc<Self>, service: &Arc<Service>, line: &mut Line, target: Target, generation: u64) -> Grant {
-        *line.connecting.entry(target.member.clone()).or_default() += 1;
-        if !line.taken.contains_key(&target.member) {
-            // Members come and go over the years; whoever has sessions keeps its count.
-            line.taken.retain(|_, count| Arc::strong_count(count) > 1);
-        }
-        let taken = line.taken.entry(target.member.clone()).or_default().clone();
-        taken.fetch_add(1, Ordering::SeqCst);
-        let slot = TargetSlot { registry: self.clone(), service: service.clone(), taken };
-        let permit = Permit { registry: self.clone(), service: service.clone(), member: target.member.clone() };
+    fn grant(self: &Arc<Self>, service: &Arc<Service>, Chosen { target, generation, slots }: Chosen) -> Grant {
+        let (permit, slot) = slots.take(self, service, &service.waiting.waiting);
         Grant { target, generation, permit, slot }
     }
 }
@@ -341,7 +278,7 @@ impl Registry {
 impl From<Choice> for Next {
     fn from(choice: Choice) -> Next {
         match choice {
-            Choice::Target { target, generation } => Next::Go { target, generation },
+            Choice::Target(chosen) => Next::Go(chosen),
             Choice::Exhausted => Next::Exhausted,
             Choice::Full => Next::Wait(Obstacle::NoSlot),
             Choice::Wait => Next::Wait(Obstacle::NoTarget),

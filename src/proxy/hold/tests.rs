@@ -31,13 +31,15 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
 }
 
 fn routes(spec: &Arc<ServiceSpec>, members: &[&str]) -> ServiceRoutes {
-    let target = |name: &&str| Target {
-        member: (*name).into(),
-        address: HostPort::new("127.0.0.1", 5432),
-        role: spec.role,
-        needs_confirmation: spec.role == Role::Primary,
-        weight: 100,
-        risen_at: None,
+    let target = |name: &&str| {
+        Arc::new(Target {
+            member: (*name).into(),
+            address: HostPort::new("127.0.0.1", 5432),
+            role: spec.role,
+            needs_confirmation: spec.role == Role::Primary,
+            weight: 100,
+            risen_at: None,
+        })
     };
     ServiceRoutes {
         spec: spec.clone(),
@@ -258,7 +260,7 @@ impl World {
             Step::Open(count) => {
                 let count = usize::from(count).min(self.connecting.len());
                 for (_, Grant { target, permit, slot, .. }) in self.connecting.drain(..count).collect::<Vec<_>>() {
-                    self.sessions.push((target.member, slot));
+                    self.sessions.push((target.member.clone(), slot));
                     drop(permit);
                     self.collect();
                 }
