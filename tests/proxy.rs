@@ -2,6 +2,8 @@
 
 #[path = "proxy/bed.rs"]
 mod bed;
+#[path = "proxy/bulk.rs"]
+mod bulk;
 #[path = "proxy/cancel.rs"]
 mod cancel;
 #[path = "proxy/captured.rs"]

@@ -84,9 +84,9 @@ pub(super) async fn serve(mut visit: Box<Visit>) {
     let Some(mut session) = Box::pin(handshake(&mut visit)).await else { return };
     visit.record.relays(session.guard.counters());
     let ended = session.relay(&mut visit.tenancy, visit.seat.rounds()).await;
-    let (client, parting) = close_server(&mut visit, *session, ended);
+    let left = close_server(&mut visit, *session, ended);
     // Boxed for the same reason.
-    Box::pin(part(visit, client, parting)).await;
+    Box::pin(part(visit, left)).await;
 }
 
 /// None: the client ended without a session.
@@ -109,7 +109,8 @@ async fn handshake(visit: &mut Visit) -> Option<Box<Session>> {
 
 /// The client hears why its session ended, if there is something to say, and is closed. That may take a while; what
 /// it held is free before.
-async fn part(visit: Box<Visit>, client: TcpStream, parting: Option<Parting>) {
+async fn part(visit: Box<Visit>, left: Left) {
+    let Left { client, parting, is_done } = left;
     let Visit { plumbing, record, slot, seat: _seat, mut tenancy, .. } = *visit;
     let service = slot.service().clone();
     drop((record, slot));
@@ -120,6 +121,10 @@ async fn part(visit: Box<Visit>, client: TcpStream, parting: Option<Parting>) {
     let told = parting.filter(|parting| tell_at_once(&client, &parting.words(&service.name)));
     if let Some(parting) = &told {
         service.counters.told.add(parting.sqlstate());
+    }
+    if is_done && told.is_none() && !tenancy.is_outdated() && tenancy.leaving().is_none() {
+        // Its last byte was read, so that a close is as polite as can be.
+        return drop(client);
     }
     close_client(client, told.is_some(), &mut tenancy, &plumbing.registry.premises).await;
 }
@@ -143,12 +148,20 @@ async fn close_client(client: TcpStream, was_told: bool, tenancy: &mut Tenancy, 
     }
 }
 
-/// Ends the server's side and the session; the client is left to be told, if there is something to tell.
-fn close_server(visit: &mut Visit, session: Session, ended: Ended) -> (TcpStream, Option<Parting>) {
+/// What a session leaves behind: its client, to be told if there is something to tell.
+struct Left {
+    client: TcpStream,
+    parting: Option<Parting>,
+    /// The client has said all.
+    is_done: bool,
+}
+
+/// Ends the server's side and the session.
+fn close_server(visit: &mut Visit, session: Session, ended: Ended) -> Left {
     let Visit { plumbing, slot, record, .. } = visit;
     let service = slot.service();
     let Session { client, server, mut guard, conversation, .. } = session;
-    let Ended { how, can_be_told } = ended;
+    let Ended { how, can_be_told, client_is_done } = ended;
     let reason = match &how {
         End::ClientClosed => Reason::ClientClosed,
         End::ServerClosed => Reason::ServerClosed,
@@ -181,5 +194,5 @@ fn close_server(visit: &mut Visit, session: Session, ended: Ended) -> (TcpStream
     record.end(reason, guard.bytes());
     guard.finish(reason);
     drop(guard);
-    (client, parting)
+    Left { client, parting, is_done: client_is_done }
 }

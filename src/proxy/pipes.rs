@@ -56,6 +56,11 @@ fn configured() -> Mode {
     [Mode::Always, Mode::Off].into_iter().find(|mode| *mode as u8 == MODE.load(Relaxed)).unwrap_or(Mode::Auto)
 }
 
+/// Pipes on loan now.
+pub fn in_use() -> usize {
+    IN_USE.load(Relaxed)
+}
+
 pub fn snapshot() -> SpliceSnapshot {
     SpliceSnapshot { configured: configured(), unusable: UNUSABLE.lock().clone(), bytes: SPLICED.load(Relaxed) }
 }

@@ -70,6 +70,8 @@ pub enum End {
 pub struct Ended {
     pub how: End,
     pub can_be_told: bool,
+    /// The client has said all that it will ever say.
+    pub client_is_done: bool,
 }
 
 /// What client and server had said before they were put together, and did not hear.
@@ -178,7 +180,7 @@ impl Session {
             }
         })
         .await;
-        Ended { how, can_be_told: self.can_tell_client() }
+        Ended { how, can_be_told: self.can_tell_client(), client_is_done: self.up.read_all }
     }
 
     /// Goes on until it would have to wait, or to the end.
@@ -240,6 +242,9 @@ impl Session {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
+        if self.up.has_passed_all_on() && self.down.shut {
+            return self.up.finish();
+        }
         let Session { client, server, conversation, up, away, .. } = self;
         let step = up.poll_step(cx, (client, server), bounds, conversation, None, CHUNK_BYTES);
         // What it said may get an answer, which must not pass unseen.
@@ -252,6 +257,9 @@ impl Session {
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
+        if self.down.has_passed_all_on() && self.up.shut {
+            return self.down.finish();
+        }
         if self.burst == Burst::Next && self.down.is_clear() {
             ready!(self.server.poll_read_ready(cx)).map_err(Broken::Read)?;
             self.burst = Burst::None;

@@ -2,8 +2,9 @@
 //! 8.5), so that what reads those lines reads these.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::tz::TimeZone;
 
@@ -71,6 +72,48 @@ fn termination(reason: Reason, stage: Stage, timed_out: bool) -> [char; 2] {
     }
 }
 
+/// Microseconds, kept small: never 0, so that an Option is no larger.
+#[derive(Debug, Clone, Copy)]
+struct Micros(NonZeroU64);
+
+impl Default for Micros {
+    fn default() -> Micros {
+        Micros(NonZeroU64::MIN)
+    }
+}
+
+impl Micros {
+    /// One more than there are.
+    fn new(micros: u64) -> Micros {
+        Micros(NonZeroU64::MIN.saturating_add(micros))
+    }
+
+    fn since(then: Instant) -> Micros {
+        let micros = clock::now().saturating_duration_since(then).as_micros();
+        Micros::new(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn count(self) -> u64 {
+        self.0.get() - 1
+    }
+
+    fn minus(self, other: Micros) -> Micros {
+        Micros::new(self.count().saturating_sub(other.count()))
+    }
+
+    fn plus(self, other: Micros) -> Micros {
+        Micros::new(self.count().saturating_add(other.count()))
+    }
+
+    fn millis(self) -> i64 {
+        i64::try_from(self.count() / 1000).unwrap_or(i64::MAX)
+    }
+
+    fn seconds(self) -> f64 {
+        self.count() as f64 / 1e6
+    }
+}
+
 /// What one client did, from accept to end. Its drop writes the line, if the service wants one.
 #[derive(Debug)]
 pub struct Record {
@@ -78,11 +121,12 @@ pub struct Record {
     service: Arc<Service>,
     peer: Peer,
     accepted: Instant,
+    /// After `accepted`.
+    entered: Micros,
+    /// In all. None: never waited for a target.
+    queued: Option<Micros>,
+    connecting: Micros,
     stage: Stage,
-    entered: Instant,
-    /// None: never waited for a target.
-    queued: Option<Duration>,
-    connecting: Duration,
     connected: bool,
     /// The last one tried.
     member: Option<MemberName>,
@@ -90,7 +134,7 @@ pub struct Record {
     retries: u32,
     redispatched: bool,
     timed_out: bool,
-    ahead: usize,
+    ahead: u32,
     to_server: u64,
     to_client: u64,
     reason: Reason,
@@ -104,10 +148,10 @@ impl Record {
             service,
             peer,
             accepted: now,
-            stage: Stage::Request,
-            entered: now,
+            entered: Micros::default(),
             queued: None,
-            connecting: Duration::ZERO,
+            connecting: Micros::default(),
+            stage: Stage::Request,
             connected: false,
             member: None,
             target: None,
@@ -128,11 +172,11 @@ impl Record {
 
     /// The client has come to this stage, or back to it.
     pub fn enter(&mut self, stage: Stage) {
-        let now = clock::now();
-        let lasted = now.saturating_duration_since(self.entered);
+        let now = Micros::since(self.accepted);
+        let lasted = now.minus(self.entered);
         match self.stage {
-            Stage::Queue => self.queued = Some(self.queued.unwrap_or_default() + lasted),
-            Stage::Connect => self.connecting += lasted,
+            Stage::Queue => self.queued = Some(self.queued.unwrap_or_default().plus(lasted)),
+            Stage::Connect => self.connecting = self.connecting.plus(lasted),
             Stage::Request | Stage::Answer | Stage::Data => {}
         }
         (self.stage, self.entered) = (stage, now);
@@ -141,7 +185,7 @@ impl Record {
 
     /// It waits behind so many others.
     pub fn waits_behind(&mut self, ahead: usize) {
-        self.ahead = ahead;
+        self.ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
     }
 
     pub fn connects_to(&mut self, member: &MemberName) {
@@ -214,8 +258,7 @@ struct Line {
 
 impl Line {
     fn of(record: &Record) -> Line {
-        let millis = |lasted: Duration| i64::try_from(lasted.as_millis()).unwrap_or(i64::MAX);
-        let lasted = record.entered.saturating_duration_since(record.accepted);
+        let lasted = record.entered;
         let (client_ip, client_port) = match record.peer {
             Peer::Ip(address) => (address.ip().to_string(), u32::from(address.port())),
             Peer::Unix { pid, .. } => ("unix".to_owned(), pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)),
@@ -224,12 +267,12 @@ impl Line {
         Line {
             client_ip,
             client_port,
-            accept_date: local_date(clock::unix_seconds() - lasted.as_secs_f64()),
+            accept_date: local_date(clock::unix_seconds() - lasted.seconds()),
             proxy: format!("{}-{}", record.cluster, record.service.name),
             server: record.member.as_ref().map_or_else(|| NO_SERVER.to_owned(), ToString::to_string),
-            tw: record.queued.map_or(-1, millis),
-            tc: if record.connected { millis(record.connecting) } else { -1 },
-            tt: millis(lasted),
+            tw: record.queued.map_or(-1, Micros::millis),
+            tc: if record.connected { record.connecting.millis() } else { -1 },
+            tt: lasted.millis(),
             bytes_read: record.to_client,
             termination: termination(record.reason, record.stage, record.timed_out),
             actconn: clients_of_process(),
@@ -239,7 +282,7 @@ impl Line {
             srv_conn: record.target.as_ref().map_or(0, |target| target.open()),
             redispatched: record.redispatched,
             retries: record.retries,
-            backend_queue: record.ahead,
+            backend_queue: record.ahead as usize,
         }
     }
 

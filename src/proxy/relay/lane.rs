@@ -108,6 +108,12 @@ impl Lane {
         self.read_all && !self.shut && self.is_clear()
     }
 
+    /// The other direction is over, too: both sockets are about to be closed, which tells their peers.
+    pub fn finish(&mut self) -> Poll<Result<(), Broken>> {
+        self.shut = true;
+        Poll::Ready(Ok(()))
+    }
+
     /// Moves at most one chunk of `most` bytes. Pending has registered the wake-up; a lane that is done is pending
     /// for ever.
     pub fn poll_step(
