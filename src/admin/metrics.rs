@@ -8,14 +8,20 @@ use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registr
 
 use crate::decide::status::MemberSnapshot;
 use crate::decide::{CheckSnapshot, DcsState, ServiceSnapshot, TargetState};
-use crate::model::{AdminState, Expect};
+use crate::model::{AdminState, Expect, SpliceSnapshot};
 
 use super::{ClusterReport, Lifecycle};
 
 /// The text exposition, or what the library did not like.
-pub fn render(lifecycle: &Lifecycle, reports: &[ClusterReport], now: Instant) -> Result<String, prometheus::Error> {
+pub fn render(
+    lifecycle: &Lifecycle,
+    reports: &[ClusterReport],
+    splice: Option<&SpliceSnapshot>,
+    now: Instant,
+) -> Result<String, prometheus::Error> {
     let page = Page::new(Registry::new())?;
     page.lifecycle(lifecycle);
+    splice.into_iter().for_each(|splice| page.splice(splice));
     for report in reports {
         page.cluster(report, now);
         for counted in &report.services {
@@ -32,6 +38,8 @@ struct Page {
     reload_success: IntGaugeVec,
     configured_at: GaugeVec,
     leaving: IntGaugeVec,
+    splice: IntGaugeVec,
+    spliced: IntCounterVec,
     dcs_state: IntGaugeVec,
     dcs_read_age: GaugeVec,
     dcs_lease_left: GaugeVec,
@@ -104,6 +112,16 @@ impl Page {
             leaving: ints(
                 "pgvane_clusters_leaving",
                 "Clusters removed from the configuration that still have sessions.",
+                &[],
+            )?,
+            splice: ints(
+                "pgvane_splice",
+                "1 for how bulk data goes to clients: as configured, or copied because splice is unusable here.",
+                &["state"],
+            )?,
+            spliced: counts(
+                "pgvane_spliced_bytes_total",
+                "Bytes forwarded without being copied to this process.",
                 &[],
             )?,
             dcs_state: ints(
@@ -228,6 +246,13 @@ impl Page {
         self.reload_success.with_label_values(ALONE).set(i64::from(!reloads.stale));
         self.configured_at.with_label_values(ALONE).set(reloads.configured_at);
         self.leaving.with_label_values(ALONE).set(integer(lifecycle.leaving() as u64));
+    }
+
+    fn splice(&self, splice: &SpliceSnapshot) {
+        for state in SpliceSnapshot::STATES {
+            self.splice.with_label_values(&[state]).set(i64::from(state == splice.state()));
+        }
+        self.spliced.with_label_values(&[] as &[&str]).inc_by(splice.bytes);
     }
 
     fn cluster(&self, report: &ClusterReport, now: Instant) {

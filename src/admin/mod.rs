@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::decide::vip::VipSnapshot;
 use crate::decide::{ServiceSnapshot, Snapshot};
 pub use crate::model::OrdersFrom;
-use crate::model::{MemberName, Order};
+use crate::model::{MemberName, Order, SpliceSnapshot};
 
 pub use server::{bind, serve};
 
@@ -51,6 +51,11 @@ pub trait Source: Send + Sync + 'static {
     /// The virtual addresses, in the order of the configuration.
     fn vips(&self) -> Vec<VipSnapshot> {
         Vec::new()
+    }
+
+    /// How bulk data goes to clients; None where there are no clients.
+    fn splice(&self) -> Option<SpliceSnapshot> {
+        None
     }
 
     /// Passes an operator's order on. It is carried out within milliseconds, and shows in the reports.

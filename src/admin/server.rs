@@ -101,8 +101,8 @@ impl Site {
             "/readyz/primary" => self.readiness(Some(Role::Primary)),
             "/readyz/replica" => self.readiness(Some(Role::Replica)),
             "/api/v1/status" => {
-                let (reports, vips) = (self.source.reports(), self.source.vips());
-                json(StatusCode::OK, &status::status(&self.lifecycle, &reports, &vips, clock::now()))
+                let (reports, vips, splice) = (self.source.reports(), self.source.vips(), self.source.splice());
+                json(StatusCode::OK, &status::status(&self.lifecycle, &reports, &vips, splice.as_ref(), clock::now()))
             }
             "/metrics" => self.metrics(),
             other => text(StatusCode::NOT_FOUND, not_found(other)),
@@ -118,8 +118,8 @@ impl Site {
 
     /// Our own figures, then the same as HAProxy would name them.
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let (reports, now) = (self.source.reports(), clock::now());
-        match metrics::render(&self.lifecycle, &reports, now) {
+        let (reports, splice, now) = (self.source.reports(), self.source.splice(), clock::now());
+        match metrics::render(&self.lifecycle, &reports, splice.as_ref(), now) {
             Ok(page) => {
                 let page =
                     page + &vips::render(&self.source.vips(), now) + &haproxy::render(&self.lifecycle, &reports, now);

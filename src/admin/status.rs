@@ -8,17 +8,24 @@ use crate::decide::status::MemberSnapshot;
 use crate::decide::track::Proof;
 use crate::decide::vip::VipSnapshot;
 use crate::decide::{CheckSnapshot, ServiceRoutes, ServiceSnapshot, Standing};
-use crate::model::{MemberName, RestRole, Trust};
+use crate::model::{MemberName, RestRole, SpliceSnapshot, Trust};
 
 use super::{ClusterReport, Lifecycle, vips};
 
-pub fn status(lifecycle: &Lifecycle, reports: &[ClusterReport], vips: &[VipSnapshot], now: Instant) -> Value {
+pub fn status(
+    lifecycle: &Lifecycle,
+    reports: &[ClusterReport],
+    vips: &[VipSnapshot],
+    bulk: Option<&SpliceSnapshot>,
+    now: Instant,
+) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": lifecycle.is_stopping(),
         "configuration": configuration(lifecycle),
         "clusters": reports.iter().map(|report| cluster(report, now)).collect::<Vec<_>>(),
         "vips": vips.iter().map(|vip| vips::status(vip, now)).collect::<Vec<_>>(),
+        "splice": bulk.map(splice),
     })
 }
 
@@ -45,6 +52,15 @@ fn configuration(lifecycle: &Lifecycle) -> Value {
         "reloads_refused": reloads.refused,
         "last_reload_refused": reloads.stale,
         "clusters_leaving": lifecycle.leaving(),
+    })
+}
+
+fn splice(bulk: &SpliceSnapshot) -> Value {
+    json!({
+        "configured": bulk.configured.as_str(),
+        "state": bulk.state(),
+        "unusable_because": bulk.unusable,
+        "bytes": bulk.bytes,
     })
 }
 

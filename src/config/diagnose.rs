@@ -175,6 +175,20 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("close", "release"),
     ("vip_addresses", "vips"),
     ("virtual_ipaddress", "vips"),
+    ("nosplice", "splice"),
+    ("splice_auto", "splice"),
+    ("splice_response", "splice"),
+    ("splice_request", "splice"),
+    ("option splice_auto", "splice"),
+    ("option splice_response", "splice"),
+    ("option splice_request", "splice"),
+    ("zero_copy", "splice"),
+    ("on", "auto"),
+    ("true", "auto"),
+    ("yes", "auto"),
+    ("false", "off"),
+    ("no", "off"),
+    ("never", "off"),
 ];
 
 /// The word that was probably meant, if one of `words` is another name for `written` or near enough to it.

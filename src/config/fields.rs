@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::diagnose::{At, Sink, all_of, any_of, nearest};
-use super::options::{Kind, Opt, Section, home_of, is_policy};
+use super::options::{Kind, Opt, Section, TOP, home_of, is_policy};
 use super::quantity::{self, show_duration};
 use super::yaml::{Data, Key, Node};
 
@@ -299,6 +299,9 @@ fn unknown(key: &str, section: &'static Section) -> String {
         return format!("`{key}` is not a key of {place}; it belongs in `defaults` or a service");
     }
     match home_of(key) {
+        Some(home) if std::ptr::eq(home, &TOP) => {
+            format!("`{key}` is not a key of {place}; it belongs at the beginning of a line, beside `clusters`")
+        }
         Some(home) => format!("`{key}` is not a key of {place}; it belongs in {}", title(home)),
         None => format!("`{key}` is not a key of {place}; {}", keys_of(section)),
     }

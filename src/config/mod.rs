@@ -31,7 +31,7 @@ pub use diagnose::{At, Problem, Problems};
 pub use full::full_yml;
 
 pub use crate::model::OrdersFrom;
-use crate::model::{ClusterSpec, HostPort, VipSpec};
+use crate::model::{ClusterSpec, HostPort, Splice, VipSpec};
 
 /// Everything that `pgvane run` is asked to do, checked as a whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub log: LogSpec,
     pub shutdown: Shutdown,
     pub admin: Option<Admin>,
+    /// How bulk data goes from servers to clients.
+    pub splice: Splice,
     /// At least one; no two listeners of all of them overlap.
     pub clusters: Vec<Cluster>,
     /// No two of the same address.

@@ -125,6 +125,14 @@ pub(super) static TOP: Section = Section {
             "Metrics, status, health and orders of the router itself. Default: none of it.",
         ),
         opt(
+            "splice",
+            Kind::Word,
+            Set("auto"),
+            "How bulk data goes from servers to clients: auto, from socket to socket without being copied to this\n\
+             process (splice) as soon as a session streams; always, from its first bytes on, as with HAProxy's\n\
+             option splice-response; off, copied, for machines whose kernel or eBPF agents break splice.",
+        ),
+        opt(
             "defaults",
             Kind::Section(&policy::DEFAULTS),
             Set(""),

@@ -75,6 +75,7 @@ pub(super) fn resolve(file: &schema::File, around: &Around<'_>) -> Config {
             drain: file.shutdown_drain.unwrap_or(shutdown.drain),
         },
         admin,
+        splice: file.splice.unwrap_or_default(),
         clusters: clusters.into_iter().map(|(_, cluster)| cluster).collect(),
         vips,
     }

@@ -13,7 +13,7 @@ use super::fields::{Fields, Written};
 use super::options::TOP;
 use super::yaml::Node;
 use super::{OrdersFrom, listen, syslog};
-use crate::model::{ApiAddress, HostPort, OnDcsLoss, Trust};
+use crate::model::{ApiAddress, HostPort, OnDcsLoss, Splice, Trust};
 
 pub(super) use policy::{Check, Close, Hold, HoldNotice, HoldTimeout, Observing, Policy};
 pub(super) use service::{Criteria, Service, Services};
@@ -26,6 +26,7 @@ pub(super) struct File {
     pub shutdown_drain: Option<Duration>,
     /// None without `admin:`.
     pub admin: Option<Admin>,
+    pub splice: Option<Splice>,
     pub check: Check,
     pub defaults: Policy,
     pub clusters: Vec<Cluster>,
@@ -109,6 +110,7 @@ pub(super) fn read(root: &Node, sink: &Sink) -> Option<File> {
         shutdown_delay: shutdown.as_ref().and_then(|s| plain(s.duration("delay"))),
         shutdown_drain: shutdown.as_ref().and_then(|s| plain(s.duration("drain"))),
         admin: top.section("admin").map(|admin| read_admin(&admin)),
+        splice: plain(top.word("splice", &[Splice::Auto, Splice::Always, Splice::Off].map(|how| (how.as_str(), how)))),
         check: defaults.as_ref().and_then(|d| d.section("check")).map(|c| policy::read_check(&c)).unwrap_or_default(),
         defaults: defaults.as_ref().map(policy::read_policy).unwrap_or_default(),
         clusters: clusters.unwrap_or_default().iter().map(read_cluster).collect(),

@@ -8,7 +8,7 @@ use super::{Admin, Cluster, Config, OrdersFrom, SyslogSpec, SyslogTarget, TlsFil
 use crate::model::service::{ServiceCheck, SessionLog};
 use crate::model::{
     CheckTiming, Cidr, CloseOnDown, ClusterSettings, ClusterSpec, Filter, HoldSpec, OnDcsLoss, RateSpec, Role,
-    ServiceSpec, StaticMember, Trust, VipOnDcsLoss, VipOnExit, VipSpec,
+    ServiceSpec, Splice, StaticMember, Trust, VipOnDcsLoss, VipOnExit, VipSpec,
 };
 
 impl Config {
@@ -29,6 +29,7 @@ impl Config {
         let (delay, drain) = (show_duration(self.shutdown.delay), show_duration(self.shutdown.drain));
         line(&mut text, 0, "shutdown", &format!("not ready for {delay}, then drain for up to {drain}"));
         line(&mut text, 0, "admin", &self.admin.as_ref().map_or("none".into(), show_admin));
+        line(&mut text, 0, "splice", show_splice(self.splice));
         for vip in &self.vips {
             line(&mut text, 0, "vip", &show_vip(vip));
         }
@@ -54,6 +55,14 @@ fn show_admin(admin: &Admin) -> String {
         OrdersFrom::Everybody => "orders from everybody",
     };
     format!("{}; {orders}", addresses(&admin.listen))
+}
+
+fn show_splice(splice: Splice) -> &'static str {
+    match splice {
+        Splice::Auto => "auto: bulk data goes to clients without being copied",
+        Splice::Always => "always: whatever servers send goes to clients without being copied",
+        Splice::Off => "off: all data is copied",
+    }
 }
 
 fn show_vip(vip: &VipSpec) -> String {

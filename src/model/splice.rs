@@ -36,6 +36,9 @@ impl SpliceSnapshot {
 
     /// One of [`Self::STATES`].
     pub fn state(&self) -> &'static str {
-        if self.unusable.is_some() { "unusable" } else { self.configured.as_str() }
+        match (self.configured, &self.unusable) {
+            (Splice::Auto | Splice::Always, Some(_)) => "unusable",
+            (configured, _) => configured.as_str(),
+        }
     }
 }

@@ -65,16 +65,21 @@ pub fn snapshot() -> SpliceSnapshot {
     SpliceSnapshot { configured: configured(), unusable: UNUSABLE.lock().clone(), bytes: SPLICED.load(Relaxed) }
 }
 
-/// Sends a pattern through splice and compares it; takes a few milliseconds, a second at most, and blocks.
-/// Where it comes out differently [`take`] gives nothing from here on, until a later trial succeeds.
+/// Sends a pattern through splice within this machine and compares it; takes a few milliseconds, and little more
+/// than a second at most, and blocks. It changes nothing: see [`judge`].
 ///
 /// # Errors
-/// What went wrong, as a sentence without its beginning and end.
+/// What went wrong, as the middle of a sentence.
 pub fn try_out() -> Result<(), String> {
-    let outcome = trial::run(trial::by_splice());
-    USABLE.store(outcome.is_ok(), Relaxed);
-    *UNUSABLE.lock() = outcome.as_ref().err().cloned();
-    outcome
+    trial::run(trial::by_splice())
+}
+
+/// Goes by what [`try_out`] has found: after an error [`take`] gives nothing, until a later trial is judged.
+/// Returns whether splice was usable before.
+pub fn judge(tried: Result<(), String>) -> bool {
+    let mut unusable = UNUSABLE.lock();
+    *unusable = tried.err();
+    USABLE.swap(unusable.is_none(), Relaxed)
 }
 
 /// An empty pipe: from this thread's pool, or a new one. None when splice is off, was found not to work, or when

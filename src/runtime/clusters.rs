@@ -13,8 +13,8 @@ use crate::config::{Cluster, Config};
 use crate::dcs::etcd::{EtcdAccess, Handle};
 use crate::decide::vip::VipSnapshot;
 use crate::decide::{Event, Report, Router, Snapshot};
-use crate::model::{MemberName, Order, VipSpec};
-use crate::proxy::{Plane, Prepared};
+use crate::model::{MemberName, Order, SpliceSnapshot, VipSpec};
+use crate::proxy::{Plane, Prepared, pipes};
 
 use super::clock;
 use super::dcs_sessions::{Ear, Sessions, Wanted};
@@ -86,6 +86,10 @@ impl Source for Roster {
 
     fn vips(&self) -> Vec<VipSnapshot> {
         self.vips.load().iter().map(|vip| VipSnapshot::clone(&vip.load())).collect()
+    }
+
+    fn splice(&self) -> Option<SpliceSnapshot> {
+        Some(pipes::snapshot())
     }
 
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError> {

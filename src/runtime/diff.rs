@@ -35,6 +35,7 @@ pub struct Diff {
     pub log: bool,
     pub shutdown: bool,
     pub state_file: bool,
+    pub splice: bool,
 }
 
 impl Diff {
@@ -67,6 +68,7 @@ impl Diff {
             log: old.is_some_and(|old| old.log != new.log),
             shutdown: old.is_some_and(|old| old.shutdown != new.shutdown),
             state_file: old.is_some_and(|old| old.state_file != new.state_file),
+            splice: old.is_some_and(|old| old.splice != new.splice),
         }
     }
 }
@@ -90,6 +92,7 @@ impl fmt::Display for Diff {
             (self.log, "log changed"),
             (self.shutdown, "shutdown changed"),
             (self.state_file, "state_file changed"),
+            (self.splice, "splice changed"),
         ];
         let counted = counted.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{what}: {n}"));
         let words: Vec<String> =
@@ -165,7 +168,7 @@ mod tests {
     use super::*;
     use crate::config::{Admin, EtcdSpec, LogSpec, OrdersFrom, Shutdown, TlsFiles};
     use crate::model::service::CheckTiming;
-    use crate::model::{ClusterSpec, OnDcsLoss, Trust};
+    use crate::model::{ClusterSpec, OnDcsLoss, Splice, Trust};
 
     /// `name=scope@etcd1,etcd2`; without an etcd it is one of `trust: rest`.
     fn cluster(text: &str) -> Cluster {
@@ -195,6 +198,7 @@ mod tests {
             log: LogSpec::default(),
             shutdown: Shutdown::default(),
             admin: None,
+            splice: Splice::Auto,
             clusters: clusters.iter().map(|text| cluster(text)).collect(),
             vips: Vec::new(),
         }
@@ -281,6 +285,14 @@ mod tests {
             (vec![HostPort::new("*", 7002)], vec![HostPort::new("*", 7000)])
         );
         assert!(diff.orders && diff.shutdown && diff.state_file && !diff.log);
+    }
+
+    #[test]
+    fn another_way_for_bulk_data_is_told_by_its_key() {
+        let (old, mut new) = (config(&["a@e1"]), config(&["a@e1"]));
+        new.splice = Splice::Off;
+        assert_eq!(Diff::new(Some(&old), &new).to_string(), "splice changed");
+        assert!(!Diff::new(None, &new).splice);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Cluster, Config};
+use crate::model::Splice;
 use crate::proxy::listener::ListenError;
-use crate::proxy::{Crew, Plane, Prepared};
+use crate::proxy::{Crew, Plane, Prepared, pipes};
 
 use super::clusters::{Ready, reports};
 use super::diff::{Diff, Origin};
@@ -37,6 +38,8 @@ pub struct Prospect {
     pub hold_max: usize,
     /// What a new state file knew already.
     pub found: Memories,
+    /// What came of splice when it was tried out; None where it is not wanted.
+    pub splice: Option<Result<(), String>>,
 }
 
 /// # Errors
@@ -58,7 +61,8 @@ pub fn prepare(step: Step) -> Result<Prospect, Vec<String>> {
         None => None,
     };
     if problems.is_empty() {
-        Ok(Prospect { step, clusters, hold_max, found: found.unwrap_or_default() })
+        let splice = (step.new.splice != Splice::Off).then(pipes::try_out);
+        Ok(Prospect { step, clusters, hold_max, found: found.unwrap_or_default(), splice })
     } else {
         Err(problems)
     }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use crate::admin::Lifecycle;
 use crate::config::{self, Config, Problems};
-use crate::proxy::{Crew, Plane};
+use crate::proxy::{Crew, Plane, pipes};
 
 use super::clusters::Clusters;
 use super::diff::Diff;
@@ -102,13 +102,17 @@ impl Station {
 
     /// All of it happens before the first wait.
     async fn become_as(&mut self, prospect: Prospect, bound: Bound) {
-        let Prospect { step, clusters, hold_max, found } = prospect;
+        let Prospect { step, clusters, hold_max, found, splice } = prospect;
         let Step { new, diff, .. } = step;
         if diff.log {
             redirect_log(&new);
         }
         if diff.state_file {
             self.keeper.move_to(new.state_file.clone(), found);
+        }
+        pipes::set(new.splice);
+        if let Some(tried) = splice {
+            tell_of_splice(tried);
         }
         let told = self.clusters.become_as(&new, &diff, clusters, hold_max, &self.keeper);
         self.endpoints.become_as(&diff, new.admin.as_ref(), bound);
@@ -142,6 +146,21 @@ impl Station {
 fn redirect_log(config: &Config) {
     if let Err(error) = log::redirect(&config.log) {
         tracing::error!(target: "pgvane::run", %error, "log: syslog gets no lines");
+    }
+}
+
+/// Without splice everything is served, for more CPU: no reason not to start.
+fn tell_of_splice(tried: Result<(), String>) {
+    let why = tried.as_ref().err().cloned();
+    let was_usable = pipes::judge(tried);
+    match why {
+        Some(why) => tracing::warn!(
+            target: "pgvane::run",
+            "splice does not work on this machine: {why}; bulk data is copied, which is as safe and costs more CPU; \
+             `splice: off` in the configuration does the same without this line"
+        ),
+        None if !was_usable => tracing::info!(target: "pgvane::run", "splice works on this machine now"),
+        None => tracing::debug!(target: "pgvane::run", "splice works on this machine"),
     }
 }
 

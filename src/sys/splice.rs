@@ -1,8 +1,8 @@
 //! Pipes that bytes go through from one socket to another without ever being copied to this process: splice(2).
 //!
 //! Nothing here waits: every call gives [`io::ErrorKind::WouldBlock`] instead. That takes sockets that do not
-//! block, because a TCP socket that does waits for data whatever the flags of the call say
-//! (`net/ipv4/tcp.c`, `tcp_splice_read` before Linux 6.9).
+//! block, because whether a TCP socket waits for data goes by its own O_NONBLOCK and not by the flags of the call
+//! (`net/ipv4/tcp.c`, `tcp_splice_read`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

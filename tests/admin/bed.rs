@@ -14,8 +14,8 @@ use pgvane::decide::{
 };
 use pgvane::model::service::OnDcsLoss;
 use pgvane::model::{
-    AdminState, CheckStatus, CheckTiming, ClusterSpec, HostPort, MemberName, Order, Reason, Role, ServiceSpec, Tags,
-    Trust,
+    AdminState, CheckStatus, CheckTiming, ClusterSpec, HostPort, MemberName, Order, Reason, Role, ServiceSpec,
+    SpliceSnapshot, Tags, Trust,
 };
 use pgvane::runtime::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +37,7 @@ pub const MEMBERS: [(&str, TargetState); 8] = [
 pub struct Fake {
     pub reports: Vec<ClusterReport>,
     pub vips: Vec<VipSnapshot>,
+    pub splice: Option<SpliceSnapshot>,
     pub answer: Result<(), OrderError>,
     pub ordered: Mutex<Vec<(String, MemberName, Order)>>,
 }
@@ -48,6 +49,10 @@ impl Source for Fake {
 
     fn vips(&self) -> Vec<VipSnapshot> {
         self.vips.clone()
+    }
+
+    fn splice(&self) -> Option<SpliceSnapshot> {
+        self.splice.clone()
     }
 
     fn order(&self, cluster: &str, member: &MemberName, order: Order) -> Result<(), OrderError> {
@@ -64,12 +69,19 @@ pub struct Bed {
 
 impl Bed {
     pub async fn new(reports: Vec<ClusterReport>, orders: OrdersFrom, answer: Result<(), OrderError>) -> Bed {
-        Bed::of(Fake { reports, vips: Vec::new(), answer, ordered: Mutex::default() }, orders).await
+        Bed::of(Fake { reports, vips: Vec::new(), splice: None, answer, ordered: Mutex::default() }, orders).await
     }
 
     /// Reports and addresses, and no orders.
     pub async fn with_vips(reports: Vec<ClusterReport>, vips: Vec<VipSnapshot>) -> Bed {
-        Bed::of(Fake { reports, vips, answer: Ok(()), ordered: Mutex::default() }, OrdersFrom::Nobody).await
+        let (splice, answer, ordered) = (None, Ok(()), Mutex::default());
+        Bed::of(Fake { reports, vips, splice, answer, ordered }, OrdersFrom::Nobody).await
+    }
+
+    /// No clusters, and bulk data that goes like this.
+    pub async fn with_splice(splice: SpliceSnapshot) -> Bed {
+        let (reports, vips, answer, ordered) = (Vec::new(), Vec::new(), Ok(()), Mutex::default());
+        Bed::of(Fake { reports, vips, splice: Some(splice), answer, ordered }, OrdersFrom::Nobody).await
     }
 
     async fn of(source: Fake, orders: OrdersFrom) -> Bed {

@@ -12,7 +12,7 @@ use crate::members::etcd::Etcd;
 use crate::members::member::Member;
 use crate::members::patroni::Patroni;
 use crate::members::ports::Port;
-use crate::members::router::{Router, Setup};
+use crate::members::router::{Router, Setup, splice_line};
 use crate::members::{secs, until};
 use crate::servers::Postgres;
 
@@ -180,6 +180,7 @@ fn configuration(setup: &Setup, etcd: &Etcd, ports: &[Port]) -> String {
         DRAIN.as_secs()
     );
     let dcs = format!("{{ etcd: {{ endpoints: [{}] }} }}", etcd.endpoint());
+    text += &splice_line();
     text += &format!("clusters:\n  - name: {SCOPE}\n    dcs: {dcs}\n    services:\n");
     for ((name, own), port) in SERVICES.iter().zip(ports) {
         text += &format!("      {name}: {{ listen: 127.0.0.1:{}, role: primary, {own} }}\n", port.number);

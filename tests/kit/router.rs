@@ -72,8 +72,11 @@ impl Router {
     fn config(&self, cluster: &Cluster, options: &RouterOptions) -> String {
         let endpoints: Vec<String> = cluster.etcd_addresses().iter().map(|at| format!("\"http://{at}\"")).collect();
         let of = cluster.options();
+        // How bulk data goes, if this run of the tests is about that.
+        let splice =
+            std::env::var("PGVANE_TEST_SPLICE").map_or_else(|_| String::new(), |mode| format!("splice: {mode}\n"));
         format!(
-            "admin: {{ listen: \"{}\" }}\nclusters:\n  - name: {}\n    namespace: /{}\n    dcs: {{ etcd: {{ endpoints: [{}] }} }}\n{}    services:\n      primary: {{ listen: \"{}\", role: primary }}\n      replica: {{ listen: \"{}\", role: replica, backup: [primary] }}\n",
+            "admin: {{ listen: \"{}\" }}\n{splice}clusters:\n  - name: {}\n    namespace: /{}\n    dcs: {{ etcd: {{ endpoints: [{}] }} }}\n{}    services:\n      primary: {{ listen: \"{}\", role: primary }}\n      replica: {{ listen: \"{}\", role: replica, backup: [primary] }}\n",
             self.admin,
             of.name,
             of.namespace,

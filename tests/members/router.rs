@@ -23,6 +23,15 @@ use super::{secs, until};
 const READY_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// The line of a configuration for the way of bulk data that this run of the tests is about: `off` or `always` in
+/// PGVANE_TEST_SPLICE, nothing without it.
+pub fn splice_line() -> String {
+    match std::env::var("PGVANE_TEST_SPLICE") {
+        Ok(mode) => format!("splice: {mode}\n"),
+        Err(_) => String::new(),
+    }
+}
+
 /// A configuration, and the ports it names.
 #[derive(Debug)]
 pub struct Setup {
@@ -83,6 +92,7 @@ impl Setup {
 
     pub fn text(&self) -> String {
         let mut text = format!("shutdown: {}\nadmin: {{ listen: 127.0.0.1:{} }}\n", self.shutdown, self.admin.number);
+        text += &splice_line();
         if self.state_file {
             let _ = writeln!(text, "state_file: {}", self.state_path().display());
         }

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pgvane::decide::{Effect, Report, Routes, ServiceRoutes, Target};
 use pgvane::model::{HoldSpec, HostPort, MemberName, Reason, Role, ServiceSpec};
 use pgvane::proxy::stats::ServiceSnapshot;
-use pgvane::proxy::{Crew, Plane};
+use pgvane::proxy::{Crew, Plane, pipes};
 use pgvane::runtime::clock::now;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +31,16 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// How bulk data goes in this run of the tests: PGVANE_TEST_SPLICE, `auto` without it.
+fn splice_mode() -> pipes::Mode {
+    match std::env::var("PGVANE_TEST_SPLICE").as_deref() {
+        Ok("always") => pipes::Mode::Always,
+        Ok("off") => pipes::Mode::Off,
+        Ok("auto") | Err(_) => pipes::Mode::Auto,
+        Ok(other) => panic!("PGVANE_TEST_SPLICE is auto, always or off, not {other}"),
+    }
 }
 
 pub fn spec(name: &str, role: Role) -> ServiceSpec {
@@ -69,6 +79,7 @@ impl Bed {
         // Thousands of sessions have four sockets each in this one process.
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        pipes::set(splice_mode());
         let (sender, reports) = mpsc::channel(1000);
         let plane = Plane::start(Crew::here(), cluster.into(), &specs, sender, 10_000).unwrap();
         let bed = Bed { plane, reports, specs: specs.into(), generation: AtomicU64::new(0) };

@@ -230,3 +230,32 @@ async fn the_end_is_as_configured_last() {
     assert!(matches!(session.closed().await, Failure::Closed(_)));
     assert_eq!(router.exit(secs(20)).await.and_then(|status| status.code()), Some(0));
 }
+
+/// The way of bulk data is the process's, not a cluster's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_way_for_bulk_data_holds_at_once_and_a_wrong_word_does_not() {
+    let stage = Stage::start().await;
+    let router = stage.router(|_| {}).await;
+    let plain: String = router
+        .setup
+        .text()
+        .lines()
+        .filter(|line| !line.starts_with("splice:"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let state = async |state: &str| router.metrics().await.contains(&format!("pgvane_splice{{state=\"{state}\"}} 1"));
+    let mut session = open_sessions(router.write_port(0), 1).await.remove(0);
+    router.reload(&plain).await;
+    for mode in ["off", "always", "auto"] {
+        router.reload(&format!("splice: {mode}\n{plain}")).await;
+        assert!(state(mode).await, "{mode}");
+        session.write().await.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    until("all is told", secs(20), || async { router.log().matches("reloaded: splice changed").count() >= 3 }).await;
+    let said = router.refuse(&format!("splice: on\n{plain}")).await;
+    assert!(
+        said.contains("pgvane.yml:1:9: `splice` is `auto`, `always` or `off`, not `on`; did you mean `auto`?"),
+        "{said}"
+    );
+    assert!(state("auto").await);
+    assert!(!router.log().contains("splice does not work"), "{}", router.log());
+}

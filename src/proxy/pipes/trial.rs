@@ -76,16 +76,16 @@ pub(super) fn run(mut step: impl FnMut(&TcpStream, &TcpStream) -> io::Result<Ste
             }
         }
         if !ended {
-            let what = step(&from, &to).map_err(|error| format!("splice failed behind byte {seen}: {error}"))?;
+            let what = step(&from, &to).map_err(|error| format!("a call failed after {seen} bytes: {error}"))?;
             moved += usize::from(what != Step::Waits);
             ended = what == Step::Ended;
             if ended {
-                to.shutdown(Shutdown::Write).map_err(|error| format!("splice failed at the end: {error}"))?;
+                to.shutdown(Shutdown::Write).map_err(|error| format!("sending failed: {error}"))?;
             }
         }
         match none_if_waiting(last.read(&mut buffer)).map_err(|error| format!("reading failed: {error}"))? {
             Some(0) if seen == pattern.len() => return Ok(()),
-            Some(0) => return Err(format!("{seen} bytes came out of {}", pattern.len())),
+            Some(0) => return Err(format!("the stream ended after {seen} of {} bytes", pattern.len())),
             Some(n) => {
                 compare(&pattern, seen, &buffer[..n])?;
                 seen += n;
@@ -94,7 +94,8 @@ pub(super) fn run(mut step: impl FnMut(&TcpStream, &TcpStream) -> io::Result<Ste
             None => {}
         }
         if moved == 0 {
-            wait(&from, &last, until).map_err(|why| format!("{why} behind byte {seen} of {}", pattern.len()))?;
+            wait(&from, &last, until)
+                .map_err(|why| format!("{why}, and {seen} of {} bytes came out", pattern.len()))?;
         }
     }
 }
@@ -112,12 +113,12 @@ fn compare(pattern: &[u8], seen: usize, bytes: &[u8]) -> Result<(), String> {
 /// Until there is something to read, or at most a moment.
 fn wait(from: &TcpStream, last: &TcpStream, until: Instant) -> Result<(), String> {
     if clock::now() >= until {
-        return Err(format!("nothing came out for long, within {} ms,", TIMEOUT.as_millis()));
+        return Err(format!("it took longer than {} ms", TIMEOUT.as_millis()));
     }
     let mut asked = [PollFd::new(from.as_fd(), PollFlags::POLLIN), PollFd::new(last.as_fd(), PollFlags::POLLIN)];
     match poll(&mut asked, PollTimeout::from(LOOK_AGAIN_MS)) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(format!("waiting failed ({error})")),
+        Err(error) => Err(format!("waiting failed: {error}")),
     }
 }
 
