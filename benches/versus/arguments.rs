@@ -61,10 +61,13 @@ pub struct Arguments {
     pub rounds: usize,
     pub size: Size,
     pub idle_sessions: usize,
+    pub move_sessions: usize,
     pub pgbench_scale: u32,
     pub pgbench_seconds: u32,
     pub threads: Option<usize>,
     pub keep: bool,
+    /// As given, for whoever reads the table.
+    pub words: Vec<String>,
 }
 
 impl Arguments {
@@ -93,7 +96,8 @@ impl Arguments {
             entries: entries(&line)?,
             rounds: line.rounds.unwrap_or(rounds),
             size,
-            idle_sessions: if line.bench { 2000 } else { 100 },
+            idle_sessions: if line.bench { 2000 } else { 300 },
+            move_sessions: if line.bench { 9000 } else { 200 },
             pgbench_scale: if line.bench { 10 } else { 1 },
             pgbench_seconds: if !line.bench {
                 1
@@ -105,6 +109,7 @@ impl Arguments {
             threads: line.threads,
             keep: line.keep,
             only: line.only,
+            words: std::env::args().skip(1).filter(|word| word != "--bench").collect(),
         })
     }
 

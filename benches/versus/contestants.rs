@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +16,7 @@ use super::members::member::Member;
 use super::members::ports::Port;
 use super::members::process::Process;
 use super::poll::nanos;
-use super::usage::family;
+use super::usage::{Watched, family};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 /// Of the simulated member that all of them check.
@@ -47,18 +47,18 @@ pub struct Contestant {
     pub kind: Kind,
     /// Where clients come in.
     pub at: SocketAddr,
-    /// Its processes.
-    pub pids: Vec<Pid>,
-    _process: Option<Process>,
+    pub watched: Watched,
+    _children: Option<Children>,
+    process: Option<Process>,
     _port: Option<Port>,
-    _folder: TempDir,
+    folder: TempDir,
     _member: Member,
 }
 
 impl Contestant {
     /// Starts it in front of a server and waits until a session goes through. `threads` is for those that
     /// can be told; else each has its default.
-    pub fn start(entry: &Entry, to: SocketAddr, threads: Option<usize>) -> Result<Contestant> {
+    pub fn start(entry: &Entry, to: SocketAddr, stand: &[Pid], threads: Option<usize>) -> Result<Contestant> {
         let folder = tempfile::tempdir()?;
         let member = Member::in_front_of("m1", "versus", 1, to.port());
         member.promote(TIMELINE);
@@ -73,19 +73,13 @@ impl Contestant {
             Kind::Pgvane(program) => launch.pgvane(program)?,
         };
         let (label, kind) = (entry.label.clone(), entry.kind.clone());
-        let mut contestant = Contestant {
-            label,
-            kind,
-            at,
-            pids: Vec::new(),
-            _process: process,
-            _port: port,
-            _folder: folder,
-            _member: member,
-        };
+        let watched = Watched { proxy: Vec::new(), stand: stand.to_vec() };
+        let mut contestant =
+            Contestant { label, kind, at, watched, _children: None, process, _port: port, folder, _member: member };
         contestant.until_serves()?;
-        if let Some(process) = &contestant._process {
-            contestant.pids = family(process.id())?;
+        if let Some(process) = &contestant.process {
+            contestant.watched.proxy = family(process.id())?;
+            contestant._children = Children::of(&contestant.watched.proxy)?;
         }
         Ok(contestant)
     }
@@ -93,14 +87,38 @@ impl Contestant {
     fn until_serves(&mut self) -> Result<()> {
         let until = nanos() + u64::try_from(READY_MAX.as_nanos())?;
         while let Err(error) = load::session(self.at) {
-            let has_ended = self._process.as_mut().is_some_and(|process| process.exited().is_some());
+            let has_ended = self.process.as_mut().is_some_and(|process| process.exited().is_some());
             if has_ended || nanos() > until {
-                let log = fs::read_to_string(self._folder.path().join("log")).unwrap_or_default();
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
                 bail!("{} does not serve: {error:#}\n{log}", self.label);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+}
+
+/// nginx's workers would outlive a master that is killed: they end when this does, or the bench.
+#[derive(Debug)]
+struct Children(Child);
+
+impl Children {
+    fn of(family: &[Pid]) -> Result<Option<Children>> {
+        if family.len() < 2 {
+            return Ok(None);
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read -r _; kill -9 \"$@\"", "sh"]).args(family.iter().map(Pid::to_string));
+        let shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Some(Children(shell)))
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        // The end of its standard input is what it waits for.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -41,15 +41,15 @@ pub fn round(contestants: &[Contestant], round: usize, arguments: &Arguments) ->
         };
         drop(open(WARM)?);
         std::thread::sleep(SETTLE);
-        let before = holdings(&who.pids)?;
+        let before = holdings(&who.watched.proxy)?;
         let streams = open(sessions)?;
-        let after = holdings(&who.pids)?;
+        let after = holdings(&who.watched.proxy)?;
         standing.push((who, before, after, streams));
     }
     std::thread::sleep(LATER);
     let mut done = Vec::new();
     for (who, before, after, _streams) in &standing {
-        let later = holdings(&who.pids)?;
+        let later = holdings(&who.watched.proxy)?;
         let each = |now: f64, before: f64| (now - before) / sessions as f64;
         let values = vec![
             each(after.0, before.0),

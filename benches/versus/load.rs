@@ -5,10 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::unistd::Pid;
 
 use super::poll::{self, BOTH, EDGES, IN, Poll, nanos};
-use super::usage::{Meter, Used};
+use super::usage::{Meter, Used, Watched};
 use super::wire::{self, CopyOut, LENGTH};
 
 /// Nothing here takes so long unless something hangs.
@@ -59,14 +58,14 @@ pub fn question(at: SocketAddr, text: &str) -> Result<String> {
 }
 
 /// One session that asks again and again: how long each answer took, in nanoseconds.
-pub fn one(at: SocketAddr, pids: &[Pid], lasting: Duration) -> Result<(Vec<u64>, Used)> {
+pub fn one(at: SocketAddr, watched: &Watched, lasting: Duration) -> Result<(Vec<u64>, Used)> {
     let mut stream = session(at)?;
     let warm_until = nanos() + u64::try_from(WARM.as_nanos())?;
     while nanos() < warm_until {
         ask(&mut stream, 0)?;
     }
     let mut waits = Vec::with_capacity(1 << 17);
-    let meter = Meter::start(pids)?;
+    let meter = Meter::start(watched)?;
     let until = nanos() + u64::try_from(lasting.as_nanos())?;
     let mut before = nanos();
     while before < until {
@@ -81,7 +80,7 @@ pub fn one(at: SocketAddr, pids: &[Pid], lasting: Duration) -> Result<(Vec<u64>,
 }
 
 /// So many sessions, each of which asks as soon as it has its answer: how many answers came.
-pub fn many(at: SocketAddr, sessions: usize, pids: &[Pid], lasting: Duration) -> Result<(u64, Used)> {
+pub fn many(at: SocketAddr, sessions: usize, watched: &Watched, lasting: Duration) -> Result<(u64, Used)> {
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
     for token in 0..sessions {
@@ -92,7 +91,7 @@ pub fn many(at: SocketAddr, sessions: usize, pids: &[Pid], lasting: Duration) ->
     }
     let mut asked = vec![Asked::default(); sessions];
     trips(&mut poll, &streams, &mut asked, WARM)?;
-    let meter = Meter::start(pids)?;
+    let meter = Meter::start(watched)?;
     let count = trips(&mut poll, &streams, &mut asked, lasting)?;
     let used = meter.stop()?;
     for mut stream in streams {
@@ -156,7 +155,7 @@ fn send(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 /// So many sessions that get about `bytes` by COPY in all: how many bytes came. `all` has every byte compared.
-pub fn copy(at: SocketAddr, sessions: usize, bytes: u64, pids: &[Pid], all: bool) -> Result<(u64, Used)> {
+pub fn copy(at: SocketAddr, sessions: usize, bytes: u64, watched: &Watched, all: bool) -> Result<(u64, Used)> {
     let wanted = CopyOut::of_bytes(bytes / sessions as u64);
     let mut poll = Poll::new()?;
     let mut streams = Vec::new();
@@ -168,7 +167,7 @@ pub fn copy(at: SocketAddr, sessions: usize, bytes: u64, pids: &[Pid], all: bool
     }
     let mut scratch = vec![0; SCRATCH_BYTES];
     let mut heard = vec![0; sessions];
-    let meter = Meter::start(pids)?;
+    let meter = Meter::start(watched)?;
     for stream in &streams {
         send(stream, &wanted.query())?;
     }

@@ -35,7 +35,7 @@ pub fn rounds(arguments: &Arguments, runtime: &Runtime, table: &mut Table) -> Re
     let postgres = runtime.block_on(start(arguments))?;
     let entries: Vec<Entry> = arguments.entries.iter().filter(|entry| takes_part(&entry.kind)).cloned().collect();
     let to = vec![postgres.address(); entries.len()];
-    let contestants = start_all(&entries, &to, arguments.threads)?;
+    let contestants = start_all(&entries, &to, &[], arguments.threads)?;
     for round in 0..arguments.rounds {
         for (title, mode) in MODES {
             for turn in 0..contestants.len() {
@@ -62,7 +62,7 @@ async fn start(arguments: &Arguments) -> Result<Postgres> {
 
 fn run(who: &Contestant, mode: &str, arguments: &Arguments) -> Result<Vec<f64>> {
     let seconds = arguments.pgbench_seconds.to_string();
-    let meter = Meter::start(&who.pids)?;
+    let meter = Meter::start(&who.watched)?;
     let words =
         ["--select-only", "--no-vacuum", "--protocol", mode, "--client", CLIENTS, "--jobs", JOBS, "--time", &seconds];
     let said = pgbench(who.at, &words)?;

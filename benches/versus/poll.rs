@@ -36,6 +36,10 @@ impl Poll {
         self.epoll.modify(fd, &mut EpollEvent::new(interest, token as u64)).context("epoll_ctl")
     }
 
+    pub fn remove(&self, fd: impl AsFd) -> Result<()> {
+        self.epoll.delete(fd).context("epoll_ctl")
+    }
+
     /// Tokens and what they are ready for; none when `millis` are over. Without `millis` there is no end.
     pub fn wait(&mut self, millis: Option<u16>) -> Result<Vec<(usize, EpollFlags)>> {
         let timeout = millis.map_or(EpollTimeout::NONE, EpollTimeout::from);

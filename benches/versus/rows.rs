@@ -20,20 +20,26 @@ pub struct Size {
     pub copy_bytes: u64,
 }
 
-/// One figure of a row.
+/// One figure of a row. Of a rate more is better, of everything else less.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub name: &'static str,
     pub decimals: usize,
-    /// What pgvane must reach, as a multiple of HAProxy's figure.
+    /// What pgvane must reach.
     pub goal: Option<Goal>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
+    /// Times HAProxy's figure.
     AtMost(f64),
     AtLeast(f64),
+    /// Whatever HAProxy does.
+    Within(f64),
 }
+
+/// The values of a row, and what was used meanwhile.
+pub type Measured = Result<(Vec<f64>, Used)>;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -43,7 +49,7 @@ pub struct Row {
     pub metrics: &'static [Metric],
     pub takes_part: fn(&Kind) -> bool,
     /// One value for each metric.
-    pub measure: fn(&Contestant, Size) -> Result<Vec<f64>>,
+    pub measure: fn(&Contestant, Size) -> Measured,
 }
 
 const fn metric(name: &'static str, decimals: usize, goal: Goal) -> Metric {
@@ -65,7 +71,7 @@ pub const ROWS: [Row; 5] = [
         ],
         takes_part: splice_is_for_copies,
         measure: |who, size| {
-            let (count, used) = load::many(who.at, SESSIONS, &who.pids, size.lasting)?;
+            let (count, used) = load::many(who.at, SESSIONS, &who.watched, size.lasting)?;
             Ok(per(count as f64 / 1e6, count as f64, used))
         },
     },
@@ -80,11 +86,11 @@ pub const ROWS: [Row; 5] = [
         ],
         takes_part: splice_is_for_copies,
         measure: |who, size| {
-            let (mut waits, used) = load::one(who.at, &who.pids, size.lasting)?;
+            let (mut waits, used) = load::one(who.at, &who.watched, size.lasting)?;
             waits.sort_unstable();
             let at = |percent: usize| waits[waits.len() * percent / 100] as f64 / 1e3;
             let trips = waits.len() as f64 / 1e6;
-            Ok(vec![at(50), at(99), used.cpu / trips, used.busy / trips])
+            Ok((vec![at(50), at(99), used.cpu / trips, used.busy / trips], used))
         },
     },
     Row {
@@ -99,7 +105,7 @@ pub const ROWS: [Row; 5] = [
         measure: |who, size| {
             let mut opener = Opener::new(who.at, CONNECTORS)?;
             opener.come_and_go(size.lasting / 10)?;
-            let meter = super::usage::Meter::start(&who.pids)?;
+            let meter = super::usage::Meter::start(&who.watched)?;
             let count = opener.come_and_go(size.lasting)? as f64;
             Ok(per(count / 1e6, count, meter.stop()?))
         },
@@ -130,14 +136,14 @@ fn splice_is_for_copies(kind: &Kind) -> bool {
     *kind != Kind::HaProxySplice
 }
 
-fn copy(who: &Contestant, sessions: usize, size: Size) -> Result<Vec<f64>> {
-    let (bytes, used) = load::copy(who.at, sessions, size.copy_bytes, &who.pids, false)?;
+fn copy(who: &Contestant, sessions: usize, size: Size) -> Measured {
+    let (bytes, used) = load::copy(who.at, sessions, size.copy_bytes, &who.watched, false)?;
     let gigabytes = bytes as f64 / 1e9;
     Ok(per(gigabytes / 1e3, gigabytes, used))
 }
 
 /// CPU of the proxy, a rate, and busy time of the machine; `units` are what the two times are shown per,
 /// `count` what the rate counts.
-fn per(units: f64, count: f64, used: Used) -> Vec<f64> {
-    vec![used.cpu / units, count / used.seconds, used.busy / units]
+fn per(units: f64, count: f64, used: Used) -> (Vec<f64>, Used) {
+    (vec![used.cpu / units, count / used.seconds, used.busy / units], used)
 }

@@ -16,28 +16,42 @@ pub struct Used {
     pub cpu: f64,
     /// All CPUs, whoever used them.
     pub busy: f64,
+    /// The part of all CPUs that nobody of this bench used.
+    pub strange: f64,
+}
+
+/// Whose use is told apart.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// What is measured.
+    pub proxy: Vec<Pid>,
+    /// The others of this bench: load and backend.
+    pub stand: Vec<Pid>,
 }
 
 #[derive(Debug)]
-pub struct Meter {
-    pids: Vec<Pid>,
+pub struct Meter<'a> {
+    watched: &'a Watched,
     at: u64,
-    cpu: u64,
+    proxy: u64,
+    stand: u64,
     idle: f64,
 }
 
-impl Meter {
-    pub fn start(pids: &[Pid]) -> Result<Meter> {
-        let cpu = cpu_of(pids)?;
-        Ok(Meter { pids: pids.to_vec(), at: nanos(), cpu, idle: idle()? })
+impl Meter<'_> {
+    pub fn start(watched: &Watched) -> Result<Meter<'_>> {
+        let (proxy, stand) = (cpu_of(&watched.proxy)?, cpu_of(&watched.stand)?);
+        Ok(Meter { watched, at: nanos(), proxy, stand, idle: idle()? })
     }
 
     pub fn stop(self) -> Result<Used> {
-        let (at, cpu, idle) = (nanos(), cpu_of(&self.pids)?, idle()?);
+        let (at, proxy, stand) = (nanos(), cpu_of(&self.watched.proxy)?, cpu_of(&self.watched.stand)?);
         let seconds = (at - self.at) as f64 / 1e9;
-        let cpus = std::thread::available_parallelism()?.get() as f64;
-        let busy = (seconds * cpus - (idle - self.idle)).max(0.0);
-        Ok(Used { seconds, cpu: (cpu - self.cpu) as f64 / 1e9, busy })
+        let all = seconds * std::thread::available_parallelism()?.get() as f64;
+        let busy = (all - (idle()? - self.idle)).max(0.0);
+        let cpu = (proxy - self.proxy) as f64 / 1e9;
+        let ours = cpu + (stand - self.stand) as f64 / 1e9;
+        Ok(Used { seconds, cpu, busy, strange: ((busy - ours) / all).max(0.0) })
     }
 }
 
