@@ -184,7 +184,7 @@ fn own(path: &Path) {
 }
 
 /// Of the newest PostgreSQL that Debian's packages installed.
-fn bin() -> PathBuf {
+pub fn bin() -> PathBuf {
     if let Some(bin) = std::env::var_os("PGVANE_POSTGRES_BIN") {
         return bin.into();
     }
