@@ -127,27 +127,37 @@ impl Conversation {
     }
 
     /// Whether bytes of the server may pass unseen: it sends rows or the data of a COPY, and owes the end of
-    /// one answer, so that there is one end to find afterwards.
+    /// one answer, so that there is one end to find afterwards. No is for now: what was seen last may be a
+    /// part of that end.
     pub fn may_look_away(&self) -> bool {
-        let lost = self.to_server.is_lost() || self.to_client.is_lost();
-        let in_data = self.search.is_some() || matches!(self.to_client.kind(), b'D' | b'd');
-        self.encrypted || (in_data && !lost && self.status != BEFORE_READY && self.owed.is_one_answer())
+        let in_data = match &self.search {
+            Some(search) => !search.is_amid_end(),
+            None => self.is_in_data(),
+        };
+        self.encrypted || (in_data && self.owes_one_end())
     }
 
-    /// From here on bytes of the server pass unseen, up to the next [`Conversation::sent_to_client`]. Where
-    /// [`Conversation::may_look_away`] does not allow it, the session is [`Standing::Unknown`] for good.
-    /// Of what passes before the server pauses, the last [`super::sight::TAIL_BYTES`] must be seen: a
-    /// session whose answer ended unseen is not idle again.
+    /// From here on bytes of the server pass unseen, up to the next [`Conversation::sent_to_client`]. Of what
+    /// passes before the server pauses, the last [`super::sight::TAIL_BYTES`] must be seen: a session whose
+    /// answer ended unseen is not idle again. Nor is one that looks away where it may not.
     pub fn look_away(&mut self) {
         if self.encrypted {
             return;
         }
-        if !self.may_look_away() {
+        if !self.owes_one_end() || (self.search.is_none() && !self.is_in_data()) {
             self.owed.lose();
         }
         self.told = false;
-        // What is kept of earlier bytes is not followed by what comes next.
         self.search.get_or_insert_default().forget();
+    }
+
+    fn is_in_data(&self) -> bool {
+        matches!(self.to_client.kind(), b'D' | b'd')
+    }
+
+    fn owes_one_end(&self) -> bool {
+        let lost = self.to_server.is_lost() || self.to_client.is_lost();
+        !lost && self.status != BEFORE_READY && self.owed.is_one_answer()
     }
 
     fn frame(&mut self, bytes: &[u8]) {

@@ -6,8 +6,8 @@
 //!
 //! * CommandComplete, its tag of at most 63 bytes (COMPLETION_TAG_BUFSIZE) made of upper-case letters,
 //!   digits, spaces and underscores, the first of them a letter;
-//! * ParseComplete, BindComplete, CloseComplete, NoData, PortalSuspended or EmptyQueryResponse, which are a
-//!   type and the length 4, where the byte before them is seen and no `D`;
+//! * NoData, PortalSuspended or EmptyQueryResponse, which are a letter and the length 4; ParseComplete,
+//!   BindComplete or CloseComplete, a digit and the length 4, where the byte before is seen and no `D`;
 //! * ErrorResponse made of fields, the first of them S, and one V that is ERROR (PostgreSQL 9.6 and later).
 //!
 //! Or a ReadyForQuery directly behind the last bytes of a longer ErrorResponse or NoticeResponse: a NUL, the
@@ -50,6 +50,10 @@
 //! or more. In a value's length: it has 82 or more. In a count: there are 82 columns or, where it ends
 //! the row's length, 257, of four bytes or more each. And other messages than rows end with bytes that no name
 //! can go on from: NUL, or one that is behind a NUL and no R.
+//!
+//! Of what else is sent among rows, messages of text have their NULs between texts, one or two of them in a
+//! row; and in a RowDescription the number of a column or a format code is where a tag's first letter or the
+//! next message's length would have to be.
 //!
 //! So what is found is a message that the server sent, and from there on all is framed. Rows in binary
 //! formats may hold anything, a recording of this very protocol, too. Then a session may be taken for idle
@@ -103,6 +107,11 @@ impl Search {
     /// The next bytes do not follow the ones before.
     pub fn forget(&mut self) {
         self.kept.clear();
+    }
+
+    /// What came last may be a part of the end: if anything passed unseen now, it would be torn apart.
+    pub fn is_amid_end(&self) -> bool {
+        (0..self.kept.len()).any(|at| may_begin_end(&self.kept[at..])) || may_begin_routine(&self.kept)
     }
 
     /// Takes in the next bytes of the server.
@@ -176,8 +185,10 @@ fn may_hold_ready(block: &[u8]) -> bool {
 fn last_of_answer(mut before: &[u8]) -> Option<usize> {
     loop {
         match before {
-            [.., b'D', _, 0, 0, 0, 4] => return None,
-            [.., _, b'1' | b'2' | b'3' | b'n' | b's' | b'I', 0, 0, 0, 4] => return Some(before.len() - HEADER_BYTES),
+            [.., b'D', b'1' | b'2' | b'3', 0, 0, 0, 4] => return None,
+            [.., b'n' | b's' | b'I', 0, 0, 0, 4] | [.., _, b'1' | b'2' | b'3', 0, 0, 0, 4] => {
+                return Some(before.len() - HEADER_BYTES);
+            }
             [.., 0] => {}
             _ => return None,
         }
@@ -266,6 +277,38 @@ fn ends_long_error(before: &[u8]) -> bool {
     let near = &fields[fields.len().saturating_sub(ROUTINE_BYTES.end() + 2)..];
     let Some(nul) = near.iter().rposition(|byte| *byte == 0) else { return false };
     matches!(&near[nul + 1..], [b'R', routine @ ..] if ROUTINE_BYTES.contains(&routine.len()))
+}
+
+/// Whether an answer may end with these bytes and more.
+fn may_begin_end(bytes: &[u8]) -> bool {
+    let mut left = skip_message(bytes, b"CE123nsI");
+    while let Some(bytes) = left {
+        if READY.starts_with(&bytes[..bytes.len().min(READY.len())]) {
+            return true;
+        }
+        left = skip_message(bytes, b"SAN");
+    }
+    false
+}
+
+/// What is left behind a message of one of these types, nothing if it goes on; None: there is none, or a
+/// longer one than is looked for.
+fn skip_message<'a>(bytes: &'a [u8], kinds: &[u8]) -> Option<&'a [u8]> {
+    let (kind, rest) = bytes.split_first()?;
+    if rest.first().is_some_and(|byte| *byte != 0) || !kinds.contains(kind) {
+        return None;
+    }
+    let [a, b, c, d, ..] = rest else { return Some(&[]) };
+    let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+    let fits = if matches!(kind, b'C' | b'E' | b'S' | b'A' | b'N') { length > 4 } else { length == 4 };
+    (fits && length < TAIL_BYTES).then(|| rest.get(length..).unwrap_or_default())
+}
+
+/// Whether a long error or notice may end with these bytes and more.
+fn may_begin_routine(bytes: &[u8]) -> bool {
+    let near = &bytes[bytes.len().saturating_sub(ROUTINE_BYTES.end() + 2)..];
+    let field = near.iter().rposition(|byte| *byte == 0).map(|nul| &near[nul + 1..]);
+    bytes.ends_with(b"\0\0Z") || bytes.ends_with(READY) || matches!(field, Some([] | [b'R', ..]))
 }
 
 #[cfg(test)]

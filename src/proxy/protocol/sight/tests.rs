@@ -138,7 +138,7 @@ fn what_only_looks_like_an_end_is_none() {
         does_not_end(&error(fields));
     }
     // The byte before is not seen.
-    assert_found(&message(b's', b""), None);
+    assert_found(&message(b'3', b""), None);
     for stream in [&b"C\0\0\0\x07DO\0Z\0\0\0\x05X"[..], b"C\0\0\0\x07DO\0Z\0\0\0\x06I", b"C\0\0\0\x07DO\0S\0\0\0\x05I"]
     {
         assert_eq!(found(stream, 64), None);
@@ -152,6 +152,34 @@ fn what_did_not_come_together_is_no_end() {
     search.forget();
     assert_eq!(search.take(b"\0\x05I"), None);
     assert!(search.take(b"C\0\0\0\x07DO\0Z\0\0\0\x05I").is_some());
+}
+
+/// Wherever a stream is cut, either what came before tells so or the end is found in the rest alone.
+#[test]
+fn an_end_is_known_while_it_comes() {
+    let complete = message(b'C', b"SELECT 5\0");
+    let portal = [complete.clone(), message(b'3', b"")].concat();
+    let late = [&complete, RELATION, NOTIFICATION].concat();
+    let plain = error("SERROR/VERROR/C22012/Mno//");
+    let routine = error(&format!("SERROR/VERROR/M{}/L12/Rraise//", "x".repeat(2000)));
+    for last in [complete, portal, late, message(b's', b""), plain, routine] {
+        let stream = [&ROWS.repeat(100), &last[..], READY_IDLE].concat();
+        for cut in ROWS.len()..stream.len() {
+            let mut search = Search::default();
+            assert_eq!(search.take(&stream[..cut]), None);
+            let amid = search.is_amid_end();
+            search.forget();
+            assert!(amid || search.take(&stream[cut..]).is_some(), "{}", stream[..cut].escape_ascii());
+        }
+    }
+    // In the middle of rows it is no end that comes.
+    let row = row(&[Some(b"1000017".to_vec()), None, Some(b"2024-01-01 00:00:00+00".to_vec()), Some(vec![b'x'; 80])]);
+    let amid = |cut: &usize| {
+        let mut search = Search::default();
+        search.take(&row.repeat(9)[..*cut]).is_none() && search.is_amid_end()
+    };
+    let often = (3 * row.len()..4 * row.len()).filter(amid).count();
+    assert!(often < row.len() / 4, "{often} of {}", row.len());
 }
 
 #[test]

@@ -183,9 +183,9 @@ fn is_never_better(away: &Conversation, whole: &Conversation) -> bool {
 fn passes(away: &mut Conversation, dice: &mut Dice, mut burst: &[u8]) -> usize {
     let mut unseen = 0;
     while !burst.is_empty() {
-        if burst.len() > TAIL_BYTES && dice.roll(2) == 0 && away.may_look_away() {
+        if dice.roll(2) == 0 && away.may_look_away() {
             away.look_away();
-            let gone = 1 + dice.roll(burst.len() - TAIL_BYTES);
+            let gone = dice.roll(burst.len().saturating_sub(TAIL_BYTES) + 1);
             unseen += gone;
             burst = &burst[gone..];
         }
