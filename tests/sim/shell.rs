@@ -344,10 +344,11 @@ impl World {
     fn arrive(&mut self, r: usize, service: ServiceName, since: Micros) {
         let mut balancer = self.routers[r].balancers.remove(&service).unwrap_or_default();
         let shell = &self.routers[r];
-        let load = |m: &MemberName| {
-            shell.sessions.iter().filter(|s| s.service == service && self.members[s.member].name == *m).count()
-        };
         let Some(routes) = shell.routes.service(&service) else { return };
+        let load = |place: usize| {
+            let member = &routes.targets[place].member;
+            shell.sessions.iter().filter(|s| s.service == service && self.members[s.member].name == *member).count()
+        };
         let limit = routes.hold_limit;
         let caller = Caller { client: 0, draw: 0, tried: &[], now: self.instant() };
         match routes.clone().pick(&mut balancer, caller, load) {
