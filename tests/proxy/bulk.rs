@@ -189,7 +189,7 @@ async fn a_slow_reader_gets_every_byte() {
     while got.len() < expected.len() {
         let n = within("a piece", client.0.read(&mut chunk)).await.unwrap();
         assert!(n > 0);
-        got.extend(&chunk[..n]);
+        got.extend_from_slice(&chunk[..n]);
         tokio::task::yield_now().await;
     }
     assert!(got == expected);
