@@ -1,7 +1,7 @@
 //! What is known of a session whose server passes unseen, and what is known of it again.
 
+use super::super::super::sight::TAIL_BYTES;
 use super::*;
-use crate::proxy::protocol::sight::TAIL_BYTES;
 
 mod streams;
 
