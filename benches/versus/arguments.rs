@@ -12,6 +12,7 @@ use super::rows::Size;
 
 const ROUNDS: usize = 5;
 const ROUNDS_SHORT: usize = 2;
+const SLICE: Duration = Duration::from_millis(500);
 const KEYS: [&str; 7] = ["rt", "one", "connect", "copy", "idle", "pgbench", "moves"];
 
 /// pgvane beside HAProxy, nginx, a bare relay and nothing, interleaved in one run.
@@ -66,6 +67,8 @@ pub struct Arguments {
     pub pgbench_seconds: u32,
     pub threads: Option<usize>,
     pub keep: bool,
+    /// Not only tried.
+    pub is_bench: bool,
     /// As given, for whoever reads the table.
     pub words: Vec<String>,
 }
@@ -80,9 +83,9 @@ impl Arguments {
         }
         let is_short = line.short || !line.bench;
         let size = match (line.bench, line.short) {
-            (true, false) => Size { lasting: Duration::from_secs(2), copy_bytes: 2_000_000_000 },
-            (true, true) => Size { lasting: Duration::from_secs(1), copy_bytes: 500_000_000 },
-            (false, _) => Size { lasting: Duration::from_millis(100), copy_bytes: 50_000_000 },
+            (true, false) => Size { slices: 4, lasting: SLICE, copy_bytes: 500_000_000 },
+            (true, true) => Size { slices: 2, lasting: SLICE, copy_bytes: 250_000_000 },
+            (false, _) => Size { slices: 1, lasting: SLICE / 5, copy_bytes: 50_000_000 },
         };
         let rounds = if !line.bench {
             1
@@ -108,6 +111,7 @@ impl Arguments {
             },
             threads: line.threads,
             keep: line.keep,
+            is_bench: line.bench,
             only: line.only,
             words: std::env::args().skip(1).filter(|word| word != "--bench").collect(),
         })

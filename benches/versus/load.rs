@@ -14,7 +14,7 @@ use super::wire::{self, CopyOut, LENGTH};
 const PATIENCE: Duration = Duration::from_secs(30);
 const SCRATCH_BYTES: usize = 256 * 1024;
 /// Before each measurement, in the same sessions.
-const WARM: Duration = Duration::from_millis(200);
+const WARM: Duration = Duration::from_millis(100);
 
 /// A session that has been welcomed, as a blocking socket.
 pub fn session(at: SocketAddr) -> Result<TcpStream> {

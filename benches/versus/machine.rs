@@ -34,6 +34,15 @@ pub fn describe(arguments: &Arguments) -> String {
     }
     lines
         .push("threads      ".to_owned() + &arguments.threads.map_or("as each has it".to_owned(), |it| it.to_string()));
+    let (rounds, slices) = (arguments.rounds, arguments.size.slices);
+    lines.push(format!(
+        "rounds       {rounds}, each in {slices} slices of {:?} or {} MB",
+        arguments.size.lasting,
+        arguments.size.copy_bytes / 1_000_000
+    ));
+    if !arguments.is_bench {
+        lines.push("ONLY TRIED, far too short to measure anything: cargo bench --bench versus".to_owned());
+    }
     lines.iter().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 

@@ -35,7 +35,8 @@ mod rows;
 mod usage;
 mod wire;
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -44,7 +45,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use arguments::{Arguments, Role};
-use contestants::{Contestant, Entry, role_process};
+use contestants::{Contestant, Entry, Kind, role_process};
 use members::process::Process;
 use report::Table;
 use rows::ROWS;
@@ -73,7 +74,8 @@ fn compare(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _entered = runtime.enter();
     let described = machine::describe(arguments);
-    let mut table = Table::default();
+    let is_ours = |entry: &&Entry| matches!(entry.kind, Kind::Pgvane(_));
+    let mut table = Table::of(arguments.entries.iter().filter(is_ours).map(|entry| entry.label.clone()).collect());
     relay_rows(arguments, &mut table)?;
     idle_row(arguments, &mut table)?;
     if arguments.wants("pgbench") {
@@ -86,7 +88,8 @@ fn compare(arguments: &Arguments) -> Result<()> {
     print!("{text}");
     if arguments.keep {
         let path = format!("{}/benches/results/{}-versus.txt", env!("CARGO_MANIFEST_DIR"), machine::today());
-        fs::write(&path, text).with_context(|| path.clone())?;
+        let mut file = File::options().create(true).append(true).open(&path).with_context(|| path.clone())?;
+        writeln!(file, "{text}")?;
         eprintln!("kept in {path}");
     }
     Ok(())
@@ -126,12 +129,17 @@ fn relay_rows(arguments: &Arguments, table: &mut Table) -> Result<()> {
     for round in 0..arguments.rounds {
         for row in &wanted {
             let playing: Vec<_> = contestants.iter().filter(|who| (row.takes_part)(&who.kind)).collect();
-            for turn in 0..playing.len() {
-                let who = playing[(turn + round) % playing.len()];
-                let (values, used) = (row.measure)(who, arguments.size)
-                    .with_context(|| format!("round {}, {}, through {}", round + 1, row.title, who.label))?;
-                table.add(row.title, row.metrics, &who.label, values);
+            let slices = arguments.size.slices;
+            let mut means = vec![vec![0.0; row.metrics.len()]; playing.len()];
+            for turn in 0..playing.len() * slices {
+                let at = (turn + turn / playing.len() + round) % playing.len();
+                let (values, used) = (row.measure)(playing[at], arguments.size)
+                    .with_context(|| format!("round {}, {}, through {}", round + 1, row.title, playing[at].label))?;
+                means[at].iter_mut().zip(values).for_each(|(mean, value)| *mean += value / slices as f64);
                 table.note(used);
+            }
+            for (who, values) in playing.iter().zip(means) {
+                table.add(row.title, row.metrics, &who.label, values);
             }
             eprintln!("round {} of {}: {}", round + 1, arguments.rounds, row.title);
         }

@@ -6,8 +6,6 @@ use super::rows::{Goal, Metric};
 use super::usage::Used;
 
 const REFERENCE: &str = "haproxy";
-/// Who must reach the goals: every build of it.
-const JUDGED: &str = "pgvane";
 /// So much of the machine in the hands of others, and figures say little.
 const STRANGE_MAX: f64 = 0.03;
 
@@ -19,13 +17,19 @@ struct Block {
     lines: Vec<(String, Vec<Vec<f64>>)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    /// Who must reach the goals.
+    judged: Vec<String>,
     blocks: Vec<Block>,
     strange: Vec<f64>,
 }
 
 impl Table {
+    pub fn of(judged: Vec<String>) -> Table {
+        Table { judged, blocks: Vec::new(), strange: Vec::new() }
+    }
+
     /// The values of one round.
     pub fn add(&mut self, title: &str, metrics: &'static [Metric], label: &str, values: Vec<f64>) {
         let at = self.blocks.iter().position(|block| block.title == title).unwrap_or_else(|| {
@@ -49,7 +53,7 @@ impl Table {
                         whoever used them.\n"
             .to_owned();
         for block in &self.blocks {
-            block.write(&mut text);
+            block.write(&mut text, &self.judged);
         }
         if let Some(most) = self.strange.iter().copied().reduce(f64::max) {
             let (usual, most) = (median(&self.strange) * 100.0, most * 100.0);
@@ -61,12 +65,12 @@ impl Table {
                 text += "NOT ALONE: somebody else used this machine; above all the busy times say little\n";
             }
         }
-        text
+        text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
     }
 }
 
 impl Block {
-    fn write(&self, text: &mut String) {
+    fn write(&self, text: &mut String, judged: &[String]) {
         let reference = self.lines.iter().find(|(label, _)| label == REFERENCE).map(|(_, rounds)| rounds);
         let _ = write!(text, "\n{}\n{:<16}", self.title, "");
         for metric in self.metrics {
@@ -84,7 +88,7 @@ impl Block {
             text.push('\n');
         }
         for (label, name, miss) in verdicts {
-            if label.starts_with(JUDGED) {
+            if judged.contains(label) {
                 let _ = writeln!(text, "    {label} misses: {name} {miss}");
             }
         }

@@ -13,9 +13,11 @@ pub const SESSIONS: usize = 16;
 const CONNECTORS: usize = 8;
 const COPIES: usize = 8;
 
-/// How long each measurement lasts, and how much it moves.
+/// How long each measurement lasts, and how much it moves. A round of one contestant is made of several, between
+/// which the others have their turns, so that whatever else happens on the machine happens to all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
+    pub slices: usize,
     pub lasting: Duration,
     pub copy_bytes: u64,
 }
@@ -56,6 +58,10 @@ const fn metric(name: &'static str, decimals: usize, goal: Goal) -> Metric {
     Metric { name, decimals, goal: Some(goal) }
 }
 
+const fn figure(name: &'static str, decimals: usize) -> Metric {
+    Metric { name, decimals, goal: None }
+}
+
 const NO_MORE: Goal = Goal::AtMost(1.0);
 const NO_LESS: Goal = Goal::AtLeast(1.0);
 const HALF: Goal = Goal::AtMost(0.5);
@@ -80,8 +86,8 @@ pub const ROWS: [Row; 5] = [
         title: "64-byte query and answer, 1 session",
         metrics: &[
             metric("p50 us", 1, NO_MORE),
-            Metric { name: "p99 us", decimals: 1, goal: None },
-            metric("proxy CPU us/trip", 2, NO_MORE),
+            figure("p99 us", 1),
+            figure("proxy CPU us/trip", 2),
             metric("machine busy us/trip", 2, NO_MORE),
         ],
         takes_part: splice_is_for_copies,
@@ -98,7 +104,7 @@ pub const ROWS: [Row; 5] = [
         title: "connect, startup, one query, Terminate; 8 clients at a time",
         metrics: &[
             metric("proxy CPU us/connection", 1, NO_MORE),
-            metric("connections/s", 0, NO_LESS),
+            figure("connections/s", 0),
             metric("machine busy us/connection", 1, NO_MORE),
         ],
         takes_part: splice_is_for_copies,
@@ -126,11 +132,8 @@ pub const ROWS: [Row; 5] = [
     },
 ];
 
-const COPY: &[Metric] = &[
-    metric("proxy CPU ms/GB", 0, HALF),
-    Metric { name: "GB/s", decimals: 2, goal: None },
-    metric("machine busy ms/GB", 0, NO_MORE),
-];
+const COPY: &[Metric] =
+    &[metric("proxy CPU ms/GB", 0, HALF), figure("GB/s", 2), metric("machine busy ms/GB", 0, NO_MORE)];
 
 fn splice_is_for_copies(kind: &Kind) -> bool {
     *kind != Kind::HaProxySplice
