@@ -104,6 +104,9 @@ async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     set_options(&socket, tcp);
+    // The last packet of the handshake waits for the first bytes, which follow at once, and goes with them
+    // (net/ipv4/tcp_input.c, `tcp_rcv_synsent_state_process`).
+    let _ = socket.set_tcp_quickack(false);
     let outcome = socket.connect(&address.into());
     let is_under_way = match outcome {
         Ok(()) => false,

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -97,6 +97,8 @@ pub struct Session {
     down: Lane,
     notice: Notice,
     away: Option<Box<Away>>,
+    /// The server's socket broke behind what `down` has yet to write.
+    failed: Option<Box<io::Error>>,
     burst: Burst,
     /// Of both sockets.
     stall_limit: stall::Limit,
@@ -137,6 +139,7 @@ impl Session {
             down,
             notice,
             away: None,
+            failed: None,
             burst: Burst::None,
             stall_limit: stall::limit(user_timeout),
             draining: None,
@@ -149,14 +152,15 @@ impl Session {
         let fence = self.guard.fence().clone();
         let mut calls = fence.calls();
         let mut change = pin!(fence.next_change());
-        let mut watched_by: Option<Waker> = None;
+        let mut watched_by = 0;
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         let mut stalls = Stalls::new(self.stall_limit, rounds.clone());
         let how = poll_fn(|cx| {
-            // A change of the fence is awaited once per waker, not locked at every turn.
-            if watched_by.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            // A change of the fence is awaited once per task, not locked at every turn.
+            let task = cx.waker().data().addr();
+            if watched_by != task {
                 let _ = change.as_mut().poll(cx);
-                watched_by = Some(cx.waker().clone());
+                watched_by = task;
             }
             if fence.has_called_since(calls) {
                 calls = fence.calls();
@@ -242,7 +246,9 @@ impl Session {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
-        if self.up.has_passed_all_on() && self.down.shut {
+        // A server ends by itself when it was told Terminate. So the FIN is its own, and so is the TIME_WAIT: a router
+        // has no more than 28,000 ports for each member, and a minute of it for each of them.
+        if self.up.has_passed_all_on() && (self.down.shut || self.conversation.hearing() == Hearing::Leaving) {
             return self.up.finish();
         }
         let Session { client, server, conversation, up, away, .. } = self;
@@ -267,6 +273,9 @@ impl Session {
         }
         if self.away.is_some() {
             return self.poll_away(cx, bounds);
+        }
+        if let Some(error) = self.failed.take_if(|_| self.down.is_clear()) {
+            return Poll::Ready(Err(Broken::Read(*error)));
         }
         let is_small = pipes::mode() == pipes::Mode::Always;
         let (most, enough) = if is_small { (SMALL_CHUNK_BYTES, 1) } else { (CHUNK_BYTES, FULL_CHUNKS) };
@@ -297,7 +306,7 @@ impl Session {
     }
 
     fn poll_away(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
-        let Session { client, server, conversation, down, away, burst, .. } = self;
+        let Session { client, server, conversation, down, away, failed, burst, .. } = self;
         let Some(under_way) = away else { return Poll::Ready(Ok(())) };
         match ready!(under_way.poll_step(cx, server, client, bounds))? {
             Step::Moved(n) => {
@@ -306,7 +315,7 @@ impl Session {
             }
             Step::Paused => {
                 *burst = if under_way.was_worth_it() { Burst::Ebbing } else { Burst::None };
-                down.failed = under_way.take_error();
+                *failed = under_way.take_error();
                 let passed = down.pass_from(cx, |tail| under_way.read_tail(tail), client, bounds, conversation);
                 *away = None;
                 passed

@@ -82,14 +82,12 @@ pub(super) struct Lane {
     /// Since they were last taken.
     pub moved: u32,
     rest: Option<Box<Rest>>,
-    /// The other side broke behind what is in `rest`.
-    pub failed: Option<Box<io::Error>>,
 }
 
 impl Lane {
     /// What was read before goes first.
     pub fn new(way: Way, early: Vec<u8>) -> Lane {
-        let mut lane = Lane { way, read_all: false, shut: false, full_chunks: 0, moved: 0, rest: None, failed: None };
+        let mut lane = Lane { way, read_all: false, shut: false, full_chunks: 0, moved: 0, rest: None };
         lane.keep(early);
         lane
     }
@@ -108,7 +106,7 @@ impl Lane {
         self.read_all && !self.shut && self.is_clear()
     }
 
-    /// The other direction is over, too: both sockets are about to be closed, which tells their peers.
+    /// Its end need not be told: the other side knows, or both sockets are about to be closed.
     pub fn finish(&mut self) -> Poll<Result<(), Broken>> {
         self.shut = true;
         Poll::Ready(Ok(()))
@@ -130,9 +128,6 @@ impl Lane {
         }
         if self.rest.is_some() {
             return self.poll_rest(cx, to, bounds, conversation);
-        }
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Err(Broken::Read(*error)));
         }
         if self.read_all {
             // The other side may be gone already, which its own direction will notice.
