@@ -347,10 +347,11 @@ impl World {
         let load = |m: &MemberName| {
             shell.sessions.iter().filter(|s| s.service == service && self.members[s.member].name == *m).count()
         };
-        let Some(routes) = shell.routes.service(&service) else { return };
+        let Some(routes) = shell.routes.service(&service).cloned() else { return };
+        let load = |place: usize| load(&routes.targets[place].member);
         let limit = routes.hold_limit;
         let caller = Caller { client: 0, draw: 0, tried: &[], now: self.instant() };
-        match routes.clone().pick(&mut balancer, caller, load) {
+        match routes.pick(&mut balancer, caller, load) {
             Pick::Target(target) => {
                 let target = target.clone();
                 let confirmed = shell.confirmed.is_some_and(|until| self.instant() < until);
