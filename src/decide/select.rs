@@ -4,9 +4,7 @@
 //! every tier such a member is a target only as the open leader (`lead.open`).
 
 use crate::model::member::{tag_is_true, tags_say_offline};
-use crate::model::{
-    AdminState, CheckSpec, HostPort, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags, Trust,
-};
+use crate::model::{AdminState, CheckSpec, MemberFacts, MemberName, Reason, RestRole, Role, ServiceSpec, Tags, Trust};
 
 use super::checks::CheckTrack;
 use super::lag;
@@ -204,9 +202,9 @@ impl Ingredients<'_> {
 }
 
 /// Where this service reaches the member.
-pub(super) fn address(track: &MemberTrack, spec: &ServiceSpec) -> Option<HostPort> {
+pub(super) fn place<'a>(track: &'a MemberTrack, spec: &ServiceSpec) -> Option<(&'a str, u16)> {
     let conn = track.conn.as_ref()?;
-    Some(HostPort::new(conn.host.clone(), spec.port.unwrap_or(conn.port)))
+    Some((&conn.host, spec.port.unwrap_or(conn.port)))
 }
 
 fn is_drained(track: &MemberTrack) -> bool {

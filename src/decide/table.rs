@@ -10,7 +10,7 @@ use super::checks::CheckTrack;
 use super::closing::Opened;
 use super::lead::Lead;
 use super::routes::{Routes, ServiceRoutes, Standing, Target, TargetState};
-use super::select::{Tier, Verdict, address};
+use super::select::{Tier, Verdict, place};
 use super::track::MemberTrack;
 
 /// What a table is made from.
@@ -66,20 +66,26 @@ impl Ingredients<'_> {
     fn targets(&self, tier: &Tier<'_>, verdicts: &Verdicts<'_>, before: Option<&ServiceRoutes>) -> Vec<Arc<Target>> {
         let open = verdicts.iter().filter(|(_, v)| v.0 == TargetState::Open);
         let known = before.map_or(&[][..], |before| &before.targets);
-        open.filter_map(|(name, _)| {
-            let track = self.tracks.get(*name)?;
-            let target = Target {
-                member: (*name).clone(),
-                address: address(track, tier.spec)?,
-                role: tier.role,
-                needs_confirmation: self.needs_confirmation(tier.role, name, track),
-                weight: track.weight_now(),
-                risen_at: self.risen_at(tier, name, track),
-            };
-            let same = known.iter().find(|known| ***known == target).cloned();
-            Some(same.unwrap_or_else(|| Arc::new(target)))
-        })
-        .collect()
+        open.enumerate()
+            .filter_map(|(index, (name, _))| {
+                let track = self.tracks.get(*name)?;
+                let (host, port) = place(track, tier.spec)?;
+                let needs_confirmation = self.needs_confirmation(tier.role, name, track);
+                let (weight, risen_at) = (track.weight_now(), self.risen_at(tier, name, track));
+                let is_same = |known: &Arc<Target>| {
+                    let same_place =
+                        known.member == **name && (&*known.address.host, known.address.port) == (host, port);
+                    let same_right = (known.role, known.needs_confirmation) == (tier.role, needs_confirmation);
+                    same_place && same_right && (known.weight, known.risen_at) == (weight, risen_at)
+                };
+                // Most tables change nothing, and every session of a target holds this one.
+                if let Some(same) = found(known, index, is_same) {
+                    return Some(same.clone());
+                }
+                let (member, address, role) = ((*name).clone(), HostPort::new(host, port), tier.role);
+                Some(Arc::new(Target { member, address, role, needs_confirmation, weight, risen_at }))
+            })
+            .collect()
     }
 
     /// The leader's sessions can write, also where readers are welcome.
@@ -130,7 +136,8 @@ impl Ingredients<'_> {
                 Some(_) => (TargetState::Standby, Reason::BackupUnused),
                 None => own,
             };
-            let same = before.and_then(|b| b.standings.iter().find(|s| s.member == *name));
+            let known = before.map_or(&[][..], |before| &before.standings);
+            let same = found(known, index, |known| known.member == *name);
             let since = same.filter(|s| s.state == state && s.reason == reason).map_or(self.now, |s| s.since);
             Standing { member: name.clone(), state, reason, since }
         };
@@ -146,7 +153,7 @@ impl Ingredients<'_> {
             let opens = targets.iter().any(|target| target.member == *name);
             let ours = opens || self.opened.contains(&(spec.name.clone(), name.clone()));
             let wanted = ours || (writes && self.may_be_written_to(name, track)) || (reads && self.is_up(track));
-            if wanted { address(track, spec) } else { None }
+            if wanted { place(track, spec).map(|(host, port)| HostPort::new(host, port)) } else { None }
         };
         self.tracks.iter().filter_map(reached).collect()
     }
@@ -163,4 +170,11 @@ impl Ingredients<'_> {
             Trust::Rest => track.checks.values().any(CheckTrack::is_up),
         }
     }
+}
+
+/// The one that is meant, which is where it was in the table before unless members came or went: a look at every
+/// other one would make a table cost the square of its members.
+fn found<T>(known: &[T], index: usize, is_meant: impl Fn(&T) -> bool) -> Option<&T> {
+    let here = known.get(index).filter(|known| is_meant(known));
+    here.or_else(|| known.iter().find(|known| is_meant(known)))
 }

@@ -292,7 +292,9 @@ impl Registry {
             &both
         };
         let slots = book.of(gate.edition, &routes.targets);
-        match routes.pick(balancer, Caller { tried, ..caller }, |place| slots[place].taken()) {
+        match routes
+            .pick(balancer, Caller { tried, ..caller }, |place| slots.get(place).map_or(0, |slots| slots.taken()))
+        {
             Pick::Exhausted if !unconfirmed.is_empty() => Choice::Wait,
             Pick::Target(target) => {
                 let place = routes.targets.iter().position(|one| Arc::ptr_eq(one, target));

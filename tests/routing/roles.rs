@@ -1,5 +1,6 @@
 //! Roles, filters and further checks with `trust: confirm`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane::decide::TargetState::{self, Down, Excluded, Open, Standby, Unknown, Waiting};
@@ -117,6 +118,18 @@ fn a_reader_that_leads_by_now_is_another_target() {
     bed.leads(2);
     assert_eq!(bed.targets(&spec), [1, 2, 3, 5]);
     assert!(!bed.table(std::slice::from_ref(&spec)).still_opens(&spec.name, &reader));
+}
+
+#[test]
+fn a_target_that_is_as_it_was_is_the_value_that_its_sessions_share() {
+    let (mut bed, spec) = (cluster(), service(Role::Replica));
+    bed.previous = bed.table(std::slice::from_ref(&spec));
+    bed.tracks.get_mut(&member(3)).unwrap().weight = Some(7);
+    let (before, after) = (&bed.previous.services[0].targets, bed.routes(&spec).targets);
+    assert!(before.len() > 1 && before.len() == after.len());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(Arc::ptr_eq(before, after), after.member != member(3), "{}", after.member);
+    }
 }
 
 #[test]
