@@ -22,7 +22,7 @@ pub use duct::Filled;
 
 /// What a pipe is to hold. It is `fs.pipe-max-size` as kernels come, the most that an unprivileged user gets.
 pub const PIPE_BYTES: usize = 1024 * 1024;
-/// A smaller pipe moves no more at once than copying does, for two system calls instead of two: not worth it.
+/// A smaller pipe moves less with each system call than copying does, and is given back.
 pub const PIPE_BYTES_MIN: usize = 64 * 1024;
 /// Empty pipes that each thread keeps.
 pub const POOL_MAX: usize = 8;
@@ -35,7 +35,7 @@ static UNUSABLE: Mutex<Option<String>> = Mutex::new(None);
 static USABLE: AtomicBool = AtomicBool::new(true);
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static SPLICED: AtomicU64 = AtomicU64::new(0);
-/// That a pipe could not be had was said, and none could be had since.
+/// That a pipe could not be had was said.
 static SAID: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -98,20 +98,15 @@ pub fn take() -> Option<Pipe> {
     Some(Pipe { duct: Some(duct), _place: place })
 }
 
-/// A new pipe that is large enough. That there is none is said once, and again after there was one.
+/// A new pipe that is large enough. That there is none is said once: streams begin thousands of times a second.
 fn open() -> Option<Duct> {
-    match large_enough(Duct::open(PIPE_BYTES)) {
-        Ok(duct) => {
-            SAID.store(false, Relaxed);
-            Some(duct)
-        }
-        Err(why) => {
-            if !SAID.swap(true, Relaxed) {
-                tracing::warn!(target: "pgvane::session", "no pipe to splice through, bulk data is copied: {why}");
-            }
-            None
-        }
+    let opened = large_enough(Duct::open(PIPE_BYTES));
+    if let Err(why) = &opened
+        && !SAID.swap(true, Relaxed)
+    {
+        tracing::warn!(target: "pgvane::session", "no pipe for bulk data, which is copied whenever that is so: {why}");
     }
+    opened.ok()
 }
 
 fn large_enough(opened: io::Result<Duct>) -> Result<Duct, String> {
