@@ -294,6 +294,8 @@ impl Server {
         let shared = seen.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // As PostgreSQL does (src/backend/libpq/pqcomm.c, `pq_init`).
+                stream.set_nodelay(true).unwrap();
                 shared.accepted.fetch_add(1, SeqCst);
                 shared.open.fetch_add(1, SeqCst);
                 let (served, seen) = (serve(stream, shared.clone()), shared.clone());
