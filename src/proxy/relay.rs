@@ -28,7 +28,7 @@ use crate::runtime::clock;
 use super::hold::TargetSlot;
 use super::pipes;
 use super::premises::Tenancy;
-use super::protocol::conversation::{Conversation, Hearing};
+use super::protocol::conversation::{Conversation, Hearing, Standing};
 use super::rounds::Rounds;
 use super::sessions::SessionGuard;
 use super::stall::{self, Stalls};
@@ -246,9 +246,7 @@ impl Session {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
-        // A server ends by itself when it was told Terminate. So the FIN is its own, and so is the TIME_WAIT: a router
-        // has no more than 28,000 ports for each member, and a minute of it for each of them.
-        if self.up.has_passed_all_on() && (self.down.shut || self.conversation.hearing() == Hearing::Leaving) {
+        if self.up.has_passed_all_on() && (self.down.shut || self.ends_by_itself()) {
             return self.up.finish();
         }
         let Session { client, server, conversation, up, away, .. } = self;
@@ -260,6 +258,14 @@ impl Session {
             away.pause();
         }
         step
+    }
+
+    /// A server that waits for its client reads Terminate at once. So the FIN is its own, and so is the TIME_WAIT: a
+    /// router has no more than 28,000 ports for each member, and each for a minute. One that is at work is told by a
+    /// FIN, which it may look for meanwhile (`client_connection_check_interval`).
+    fn ends_by_itself(&self) -> bool {
+        let waits = matches!(self.conversation.standing(), Standing::Idle | Standing::InTransaction { busy: false });
+        self.conversation.hearing() == Hearing::Leaving && waits
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
