@@ -34,7 +34,7 @@ struct Line {
     /// Another build of pgvane, as LABEL=PATH; may be given again.
     #[arg(long)]
     pgvane: Vec<String>,
-    /// Threads or worker processes of each. Default: as each has it.
+    /// Threads of HAProxy and worker processes of nginx; pgvane has one thread per core. Default: as each has it.
     #[arg(long)]
     threads: Option<usize>,
     /// Keep the table in benches/results.

@@ -193,9 +193,6 @@ impl Launch<'_> {
         let config = self.write("pgvane.yml", &text)?;
         let mut command = Command::new(program);
         command.args(["run", "-c"]).arg(config);
-        if let Some(threads) = self.threads {
-            command.env("TOKIO_WORKER_THREADS", threads.to_string());
-        }
         let process = self.run(&mut command)?;
         Ok((port.address(), Some(process), Some(port)))
     }
