@@ -227,7 +227,8 @@ async fn clients_of_a_new_service_wait_for_a_table_that_has_it() {
     assert_eq!(early.greeting().await, "a");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// One thread, so that whoever stands in the line has looked at the policy that it came under.
+#[tokio::test]
 async fn a_changed_policy_is_for_the_next_client() {
     let holding = |hold| vec![service("primary", Role::Primary, |spec| spec.hold = hold)];
     let bed = Bed::of("test", holding(HoldSpec::On { timeout: Some(LIMIT), max: 10 }));
