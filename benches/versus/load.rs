@@ -79,16 +79,21 @@ pub fn one(at: SocketAddr, watched: &Watched, lasting: Duration) -> Result<(Vec<
     Ok((waits, used))
 }
 
-/// So many sessions, each of which asks as soon as it has its answer: how many answers came.
-pub fn many(at: SocketAddr, sessions: usize, watched: &Watched, lasting: Duration) -> Result<(u64, Used)> {
-    let mut poll = Poll::new()?;
-    let mut streams = Vec::new();
+/// Sessions that are waited for together, by their place.
+fn open(at: SocketAddr, sessions: usize) -> Result<(Poll, Vec<TcpStream>)> {
+    let (poll, mut streams) = (Poll::new()?, Vec::new());
     for token in 0..sessions {
         let stream = session(at)?;
         stream.set_nonblocking(true)?;
         poll.add(&stream, token, IN)?;
         streams.push(stream);
     }
+    Ok((poll, streams))
+}
+
+/// So many sessions, each of which asks as soon as it has its answer: how many answers came.
+pub fn many(at: SocketAddr, sessions: usize, watched: &Watched, lasting: Duration) -> Result<(u64, Used)> {
+    let (mut poll, streams) = open(at, sessions)?;
     let mut asked = vec![Asked::default(); sessions];
     trips(&mut poll, &streams, &mut asked, WARM)?;
     let meter = Meter::start(watched)?;
@@ -157,14 +162,7 @@ fn send(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
 /// So many sessions that get about `bytes` by COPY in all: how many bytes came. `all` has every byte compared.
 pub fn copy(at: SocketAddr, sessions: usize, bytes: u64, watched: &Watched, all: bool) -> Result<(u64, Used)> {
     let wanted = CopyOut::of_bytes(bytes / sessions as u64);
-    let mut poll = Poll::new()?;
-    let mut streams = Vec::new();
-    for token in 0..sessions {
-        let stream = session(at)?;
-        stream.set_nonblocking(true)?;
-        poll.add(&stream, token, IN)?;
-        streams.push(stream);
-    }
+    let (mut poll, streams) = open(at, sessions)?;
     let mut scratch = vec![0; SCRATCH_BYTES];
     let mut heard = vec![0; sessions];
     let meter = Meter::start(watched)?;

@@ -57,24 +57,21 @@ impl Visit {
         seat: Seat,
         (accepted, peer): (std::net::TcpStream, Peer),
     ) -> Box<Visit> {
-        let tenancy = plumbing.registry.premises.enter(&accepted);
+        let tenancy = plumbing.registry.enter(&accepted);
         let record = Record::new(plumbing.registry.routes().cluster.clone(), slot.service().clone(), peer);
         Box::new(Visit { plumbing, record, slot, seat, tenancy, accepted: Some(accepted) })
     }
 
     /// The client's socket, as one of this thread's runtime.
-    fn client(&mut self) -> Option<Client> {
-        let accepted = self.accepted.take()?;
+    fn client(&mut self) -> Result<Client, Reason> {
+        let accepted = self.accepted.take().ok_or(Reason::Shutdown)?;
         let early = Client::read_first(&accepted);
-        match TcpStream::from_std(accepted) {
-            Ok(stream) => Some(Client::new(stream, early)),
-            Err(error) => {
-                let service = &*self.slot.service().name;
-                tracing::warn!(target: "pgvane::listen", service, %error, "cannot wait for what a client says; it is closed");
-                self.record.end(Reason::NoDescriptors, (0, 0));
-                None
-            }
-        }
+        TcpStream::from_std(accepted).map(|stream| Client::new(stream, early)).map_err(|error| {
+            // As many lines as clients; they are counted, too.
+            let service = &*self.slot.service().name;
+            tracing::debug!(target: "pgvane::listen", service, %error, "cannot wait for what a client says; it is closed");
+            Reason::NoDescriptors
+        })
     }
 }
 
@@ -91,13 +88,16 @@ pub(super) async fn serve(mut visit: Box<Visit>) {
 
 /// None: the client ended without a session.
 async fn handshake(visit: &mut Visit) -> Option<Box<Session>> {
-    let client = visit.client()?;
+    let client = visit.client();
     let Visit { plumbing, record, slot, tenancy, .. } = visit;
     let service = slot.service();
-    let outcome = tokio::select! {
-        biased;
-        () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-        outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome,
+    let outcome = match client {
+        Ok(client) => tokio::select! {
+            biased;
+            () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
+            outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome,
+        },
+        Err(reason) => Err(reason),
     };
     outcome
         .map_err(|reason| {

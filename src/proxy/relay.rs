@@ -289,7 +289,6 @@ impl Session {
         let step = down.poll_step(cx, (server, client), bounds, conversation, Some(notice), most);
         match (&step, &burst) {
             (Poll::Pending, Burst::Ebbing) if down.is_clear() => *burst = Burst::Next,
-            // Once more, without waiting for the next chunk.
             (Poll::Pending, _) => {}
             _ if down.full_chunks >= enough => self.look_away(),
             _ => {}
