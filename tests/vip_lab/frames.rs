@@ -53,8 +53,10 @@ impl Capture {
                 let mut bytes = [0; FRAME_MAX];
                 while !ends.load(Relaxed) {
                     let Ok(length) = socket.read(&mut bytes) else { continue };
+                    // In the order of time, of both threads.
+                    let mut notes = notes.lock();
                     let at = clock::now();
-                    notes.lock().extend(decode(&bytes[..length]).map(|frame| Heard { at, frame }));
+                    notes.extend(decode(&bytes[..length]).map(|frame| Heard { at, frame }));
                 }
             });
         }

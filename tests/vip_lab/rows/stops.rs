@@ -154,7 +154,11 @@ pub async fn unprivileged(bed: &mut Bed) -> Row {
     let mut setup = bed.setup("n1");
     setup.is_unprivileged = true;
     let holder = bed.start_as(&setup);
-    bed.within(LIMIT, |bed| bed.has("n1") && bed.reached("n1", bed.began()).is_some()).await;
+    let is_all = |bed: &Bed| {
+        let [reached, announced] = [bed.reached("n1", bed.began()), bed.announced("n1", bed.began())];
+        bed.has("n1") && reached.is_some() && announced.is_some()
+    };
+    bed.within(LIMIT, is_all).await;
     let mut row = Row::default();
     row.soon("reached after", bed.began(), bed.reached("n1", bed.began()), LIMIT);
     row.soon("announced after", bed.began(), bed.announced("n1", bed.began()), LIMIT);
