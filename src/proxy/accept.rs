@@ -93,6 +93,9 @@ impl Acceptor {
     /// Waits until the service may have one more client: meanwhile the kernel's backlog holds them.
     async fn room(&self, said: &mut Said) -> Slot {
         loop {
+            if let Ok(slot) = self.service.load().enter() {
+                return slot;
+            }
             let service = self.service.load_full();
             let mut change = pin!(service.clients.room());
             change.as_mut().enable();
@@ -133,8 +136,7 @@ impl Acceptor {
 
     fn send_away(&self, service: &Arc<Service>, peer: Peer, said: &mut Said) {
         service.counters.refused.add(Reason::NotAllowed);
-        let cluster = self.plumbing.registry.cluster.clone();
-        Record::new(cluster, service.clone(), peer).end(Reason::NotAllowed, (0, 0));
+        Record::new(service.clone(), peer).end(Reason::NotAllowed, (0, 0));
         said.not_allowed(service, peer);
     }
 

@@ -17,7 +17,7 @@ use crate::decide::Suspicion;
 use crate::model::service::TcpSpec;
 use crate::model::{HostPort, Reason};
 use crate::runtime::clock;
-use crate::sys::readiness;
+use crate::sys::readiness::{self, Connecting};
 
 /// Host names remembered; with more, all are asked for anew.
 const NAMES_MAX: usize = 1000;
@@ -107,16 +107,17 @@ async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream
     // The last packet of the handshake waits for the first bytes, which follow at once, and goes with them
     // (net/ipv4/tcp_input.c, `tcp_rcv_synsent_state_process`).
     let _ = socket.set_tcp_quickack(false);
-    let outcome = socket.connect(&address.into());
-    let is_under_way = match outcome {
-        Ok(()) => false,
+    let how_far = match socket.connect(&address.into()) {
+        Ok(()) => Connecting::Done,
         // A member on this host has answered already: it is asked for by a call, and not by a turn of the loop.
-        Err(error) if is_in_progress(&error) => !readiness::is_writable(&socket)?,
+        Err(error) if is_in_progress(&error) => readiness::connecting(&socket)?,
         Err(error) => return Err(error),
     };
     let stream = TcpStream::from_std(socket.into())?;
-    if is_under_way {
-        stream.writable().await?;
+    match how_far {
+        Connecting::Done => return Ok(stream),
+        Connecting::UnderWay => stream.writable().await?,
+        Connecting::Failed => {}
     }
     match stream.take_error()? {
         None => Ok(stream),

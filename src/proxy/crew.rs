@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 
 use super::rounds::Rounds;
 
-/// At least one thread. Cheap to clone.
+/// At least one thread. Cheap to clone, and one pointer: every client has one.
 #[derive(Debug, Clone)]
-pub struct Crew(Arc<[Hand]>);
+pub struct Crew(Arc<Vec<Hand>>);
 
 #[derive(Debug)]
 struct Hand {
@@ -31,13 +31,13 @@ impl Hand {
 impl Crew {
     /// None without a thread.
     pub fn new(runtimes: impl IntoIterator<Item = Handle>) -> Option<Crew> {
-        let hands: Arc<[Hand]> = runtimes.into_iter().map(Hand::new).collect();
-        (!hands.is_empty()).then_some(Crew(hands))
+        let hands: Vec<Hand> = runtimes.into_iter().map(Hand::new).collect();
+        (!hands.is_empty()).then(|| Crew(Arc::new(hands)))
     }
 
     /// The runtime that this is called in, alone.
     pub fn here() -> Crew {
-        Crew([Hand::new(Handle::current())].into())
+        Crew(Arc::new(vec![Hand::new(Handle::current())]))
     }
 
     /// The runtime of a thread; beyond the last one it begins anew.

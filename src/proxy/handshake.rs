@@ -178,6 +178,7 @@ impl<'a> Handshake<'a> {
             sleep_until(until).await;
         };
         let outcome = tokio::select! {
+            biased;
             outcome = timeout(limit, self.hear()) => outcome,
             () = stopping => return Err(Unheard::Ended(Reason::Shutdown)),
         };
@@ -221,8 +222,9 @@ impl<'a> Handshake<'a> {
             let grant = self.grant().await?;
             let Grant { target, generation, permit, slot } = grant;
             let (spec, suspects) = (self.spec.clone(), &self.plumbing.suspects);
-            self.record.connects_to(&target.member);
+            self.record.connects_to(&target);
             let outcome = tokio::select! {
+                biased;
                 outcome = self.plumbing.connector.connect(&target.address, spec.connect_timeout, &spec.tcp) => outcome,
                 // A host that died swallows connects; nobody waits for it once there is another.
                 () = self.plumbing.registry.withdrawn(self.service, &target, generation) => continue,

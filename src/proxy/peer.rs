@@ -4,10 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 
-/// The other end of a client's connection.
+/// The other end of a client's connection. Small: every session has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    Ip(SocketAddr),
+    Ip {
+        ip: IpAddr,
+        port: u16,
+    },
     /// By a Unix socket; what the kernel knows of the process that connected (SO_PEERCRED).
     Unix {
         pid: Option<i32>,
@@ -18,14 +21,14 @@ pub enum Peer {
 impl From<SocketAddr> for Peer {
     /// An IPv4 client of a socket for both families is an IPv4 client.
     fn from(address: SocketAddr) -> Peer {
-        Peer::Ip(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        Peer::Ip { ip: address.ip().to_canonical(), port: address.port() }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Ip(address) => address.fmt(f),
+            Peer::Ip { ip, port } => SocketAddr::new(*ip, *port).fmt(f),
             Peer::Unix { pid, .. } => write!(f, "unix:{}", pid.unwrap_or(0)),
         }
     }
@@ -50,7 +53,7 @@ impl Peer {
     /// None for a client by a Unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
-            Peer::Ip(address) => Some(address.ip()),
+            Peer::Ip { ip, .. } => Some(*ip),
             Peer::Unix { .. } => None,
         }
     }
@@ -60,7 +63,7 @@ impl Peer {
     pub fn hash_bytes(&self) -> HashBytes {
         let mut bytes = [0; 16];
         let length = match self {
-            Peer::Ip(address) => match address.ip() {
+            Peer::Ip { ip, .. } => match ip {
                 IpAddr::V4(ip) => {
                     bytes[..4].copy_from_slice(&ip.octets());
                     4

@@ -246,7 +246,12 @@ impl Session {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {
-        if self.up.has_passed_all_on() && (self.down.shut || self.ends_by_itself()) {
+        if self.up.is_clear() && !self.up.shut && self.ends_by_itself() {
+            // There is nothing to hear behind a goodbye.
+            self.up.read_all = true;
+            return self.up.finish();
+        }
+        if self.up.has_passed_all_on() && self.down.shut {
             return self.up.finish();
         }
         let Session { client, server, conversation, up, away, .. } = self;
@@ -264,8 +269,8 @@ impl Session {
     /// router has no more than 28,000 ports for each member, and each for a minute. One that is at work is told by a
     /// FIN, which it may look for meanwhile (`client_connection_check_interval`).
     fn ends_by_itself(&self) -> bool {
-        let waits = matches!(self.conversation.standing(), Standing::Idle | Standing::InTransaction { busy: false });
-        self.conversation.hearing() == Hearing::Leaving && waits
+        let waits = |standing| matches!(standing, Standing::Idle | Standing::InTransaction { busy: false });
+        self.conversation.hearing() == Hearing::Leaving && waits(self.conversation.standing())
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {

@@ -34,6 +34,7 @@ pub fn clients_of_process() -> usize {
 /// it comes back its counters do, too.
 #[derive(Debug)]
 pub struct Service {
+    pub cluster: Arc<str>,
     pub name: ServiceName,
     spec: ArcSwap<ServiceSpec>,
     pub counters: Counters,
@@ -84,8 +85,9 @@ impl Clients {
 }
 
 impl Service {
-    fn new(spec: &Arc<ServiceSpec>, hold_max_clamp: usize) -> Service {
+    fn new(cluster: &Arc<str>, spec: &Arc<ServiceSpec>, hold_max_clamp: usize) -> Service {
         Service {
+            cluster: cluster.clone(),
             name: spec.name.clone(),
             spec: ArcSwap::new(spec.clone()),
             counters: Counters::default(),
@@ -236,6 +238,7 @@ pub(super) type Services = BTreeMap<ServiceName, Arc<Service>>;
 
 /// The services after a reload. `has_sessions` keeps one that was removed long ago.
 pub(super) fn updated(
+    cluster: &Arc<str>,
     known: &Services,
     specs: &[Arc<ServiceSpec>],
     hold_max_clamp: usize,
@@ -246,7 +249,7 @@ pub(super) fn updated(
     for spec in specs {
         match services.get(&spec.name) {
             Some(service) => service.set(spec, hold_max_clamp),
-            None => drop(services.insert(spec.name.clone(), Arc::new(Service::new(spec, hold_max_clamp)))),
+            None => drop(services.insert(spec.name.clone(), Arc::new(Service::new(cluster, spec, hold_max_clamp)))),
         }
     }
     let unwanted = services.values().filter(|service| specs.iter().all(|spec| spec.name != service.name));

@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
 
-use crate::decide::Suspicion;
+use crate::decide::{Suspicion, Target};
 use crate::model::{MemberName, Reason, SessionLog};
 use crate::runtime::clock;
 
@@ -88,8 +88,12 @@ impl Micros {
         Micros(NonZeroU64::MIN.saturating_add(micros))
     }
 
-    fn since(then: Instant) -> Micros {
-        let micros = clock::now().saturating_duration_since(then).as_micros();
+    /// Since the first call in this process.
+    fn now() -> Micros {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(clock::now);
+        // In this order: nothing is before the beginning.
+        let begin = *BEGIN;
+        let micros = clock::now().saturating_duration_since(begin).as_micros();
         Micros::new(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
@@ -114,13 +118,13 @@ impl Micros {
     }
 }
 
-/// What one client did, from accept to end. Its drop writes the line, if the service wants one.
+/// What one client did, from accept to end, when it writes the line, if the service wants one. Small: every session
+/// has one.
 #[derive(Debug)]
 pub struct Record {
-    cluster: Arc<str>,
     service: Arc<Service>,
     peer: Peer,
-    accepted: Instant,
+    accepted: Micros,
     /// After `accepted`.
     entered: Micros,
     /// In all. None: never waited for a target.
@@ -129,40 +133,40 @@ pub struct Record {
     stage: Stage,
     connected: bool,
     /// The last one tried.
-    member: Option<MemberName>,
-    target: Option<Arc<TargetCounters>>,
+    tried: Option<Arc<Target>>,
+    counters: Option<Arc<TargetCounters>>,
     retries: u32,
     redispatched: bool,
     timed_out: bool,
+    has_ended: bool,
     ahead: u32,
+}
+
+/// Why a client ended, and the bytes to the server and to the client.
+struct End {
+    reason: Reason,
     to_server: u64,
     to_client: u64,
-    reason: Reason,
 }
 
 impl Record {
-    pub fn new(cluster: Arc<str>, service: Arc<Service>, peer: Peer) -> Record {
-        let now = clock::now();
+    pub fn new(service: Arc<Service>, peer: Peer) -> Record {
         Record {
-            cluster,
             service,
             peer,
-            accepted: now,
+            accepted: Micros::now(),
             entered: Micros::default(),
             queued: None,
             connecting: Micros::default(),
             stage: Stage::Request,
             connected: false,
-            member: None,
-            target: None,
+            tried: None,
+            counters: None,
             retries: 0,
             redispatched: false,
             timed_out: false,
+            has_ended: false,
             ahead: 0,
-            to_server: 0,
-            to_client: 0,
-            // Of a task that is dropped in the middle: the runtime goes away.
-            reason: Reason::Shutdown,
         }
     }
 
@@ -172,7 +176,7 @@ impl Record {
 
     /// The client has come to this stage, or back to it.
     pub fn enter(&mut self, stage: Stage) {
-        let now = Micros::since(self.accepted);
+        let now = Micros::now().minus(self.accepted);
         let lasted = now.minus(self.entered);
         match self.stage {
             Stage::Queue => self.queued = Some(self.queued.unwrap_or_default().plus(lasted)),
@@ -188,12 +192,12 @@ impl Record {
         self.ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
     }
 
-    pub fn connects_to(&mut self, member: &MemberName) {
+    pub fn connects_to(&mut self, target: &Arc<Target>) {
         self.enter(Stage::Connect);
         // Attempts after the first, as HAProxy counts them (manual, section 8.2.2).
-        self.retries += u32::from(self.member.is_some());
-        self.redispatched |= self.member.as_ref().is_some_and(|tried| tried != member);
-        self.member = Some(member.clone());
+        self.retries += u32::from(self.tried.is_some());
+        self.redispatched |= self.tried.as_ref().is_some_and(|tried| tried.member != target.member);
+        self.tried = Some(target.clone());
     }
 
     /// It will be tried again, there or elsewhere.
@@ -201,21 +205,32 @@ impl Record {
         self.timed_out = suspicion == Suspicion::ConnectTimedOut;
     }
 
-    pub fn relays(&mut self, target: &Arc<TargetCounters>) {
+    pub fn relays(&mut self, counters: &Arc<TargetCounters>) {
         self.enter(Stage::Data);
-        self.target = Some(target.clone());
+        self.counters = Some(counters.clone());
     }
 
-    /// Why it ended, and the bytes to the server and to the client.
+    fn member(&self) -> Option<&MemberName> {
+        self.tried.as_ref().map(|target| &target.member)
+    }
+
+    /// Why it ended, and the bytes to the server and to the client. The first end is the one that counts.
+    ///
+    /// The line counts this client, and not its session: it is to be called between the ends of the two.
     pub fn end(&mut self, reason: Reason, (to_server, to_client): (u64, u64)) {
-        (self.reason, self.to_server, self.to_client) = (reason, to_server, to_client);
+        let is_first = !std::mem::replace(&mut self.has_ended, true);
+        if is_first && self.is_wanted(reason) && tracing::enabled!(target: "pgvane::session", tracing::Level::INFO) {
+            self.enter(self.stage);
+            let end = End { reason, to_server, to_client };
+            Line::of(self, &end).write(self, &end);
+        }
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_wanted(&self, reason: Reason) -> bool {
         match self.service.spec().session_log {
             SessionLog::Off => false,
             SessionLog::All => true,
-            SessionLog::Errors => match self.reason {
+            SessionLog::Errors => match reason {
                 Reason::ClientClosed | Reason::ServerClosed | Reason::CancelForwarded => false,
                 // A health check from outside that resets its connection.
                 Reason::ClientError => self.stage != Stage::Request,
@@ -227,10 +242,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.is_wanted() && tracing::enabled!(target: "pgvane::session", tracing::Level::INFO) {
-            self.enter(self.stage);
-            Line::of(self).write(self);
-        }
+        // A task that is dropped in the middle: the runtime goes away.
+        self.end(Reason::Shutdown, (0, 0));
     }
 }
 
@@ -257,10 +270,10 @@ struct Line {
 }
 
 impl Line {
-    fn of(record: &Record) -> Line {
+    fn of(record: &Record, end: &End) -> Line {
         let lasted = record.entered;
         let (client_ip, client_port) = match record.peer {
-            Peer::Ip(address) => (address.ip().to_string(), u32::from(address.port())),
+            Peer::Ip { ip, port } => (ip.to_string(), u32::from(port)),
             Peer::Unix { pid, .. } => ("unix".to_owned(), pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)),
         };
         let feconn = record.service.clients.now();
@@ -268,34 +281,34 @@ impl Line {
             client_ip,
             client_port,
             accept_date: local_date(clock::unix_seconds() - lasted.seconds()),
-            proxy: format!("{}-{}", record.cluster, record.service.name),
-            server: record.member.as_ref().map_or_else(|| NO_SERVER.to_owned(), ToString::to_string),
+            proxy: format!("{}-{}", record.service.cluster, record.service.name),
+            server: record.member().map_or_else(|| NO_SERVER.to_owned(), ToString::to_string),
             tw: record.queued.map_or(-1, Micros::millis),
             tc: if record.connected { record.connecting.millis() } else { -1 },
             tt: lasted.millis(),
-            bytes_read: record.to_client,
-            termination: termination(record.reason, record.stage, record.timed_out),
+            bytes_read: end.to_client,
+            termination: termination(end.reason, record.stage, record.timed_out),
             actconn: clients_of_process(),
             feconn,
             // Like HAProxy, which lets go of its server's side before it writes.
             beconn: feconn.saturating_sub(1),
-            srv_conn: record.target.as_ref().map_or(0, |target| target.open()),
+            srv_conn: record.counters.as_ref().map_or(0, |counters| counters.open()),
             redispatched: record.redispatched,
             retries: record.retries,
             backend_queue: record.ahead as usize,
         }
     }
 
-    fn write(&self, record: &Record) {
+    fn write(&self, record: &Record, end: &End) {
         let Line { client_ip, client_port, accept_date, proxy, server, tw, tc, tt, bytes_read, .. } = self;
         let Line { actconn, feconn, beconn, srv_conn, retries, redispatched, backend_queue, .. } = self;
         let (client_ip, accept_date, proxy, server) = (&**client_ip, &**accept_date, &**proxy, &**server);
         tracing::info!(
             target: "pgvane::session",
-            cluster = &*record.cluster,
+            cluster = &*record.service.cluster,
             service = &*record.service.name,
-            member = record.member.as_ref().map(MemberName::as_str),
-            reason = record.reason.as_str(),
+            member = record.member().map(MemberName::as_str),
+            reason = end.reason.as_str(),
             client_ip,
             client_port,
             client_uid = if let Peer::Unix { uid, .. } = record.peer { uid } else { None },
@@ -304,7 +317,7 @@ impl Line {
             backend = proxy,
             server,
             tw, tc, tt, bytes_read,
-            bytes_uploaded = record.to_server,
+            bytes_uploaded = end.to_server,
             termination_state = %Letters(self.termination),
             actconn, feconn, beconn, srv_conn, retries, redispatched,
             srv_queue = 0,

@@ -90,7 +90,7 @@ impl Registry {
         {
             let mut gate = self.gate.lock();
             let has_sessions = |name: &str| gate.groups.get(name).is_some_and(|groups| groups.open() > 0);
-            let services = service::updated(&self.services.load(), specs, hold_max_clamp, has_sessions);
+            let services = service::updated(&self.cluster, &self.services.load(), specs, hold_max_clamp, has_sessions);
             gate.groups.retain(|name, groups| services.contains_key(name) || groups.open() > 0);
             self.services.store(Arc::new(services));
             let routes = self.completed(gate.routes.clone());

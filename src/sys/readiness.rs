@@ -17,8 +17,23 @@ pub fn watch(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
     Ok(watched?)
 }
 
-/// Whether a socket takes bytes now, or has failed. It is asked once, and does not wait.
-pub fn is_writable(socket: &impl AsFd) -> io::Result<bool> {
+/// How far a connect has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    UnderWay,
+    Done,
+    /// SO_ERROR says how.
+    Failed,
+}
+
+/// Asks the kernel once, and does not wait.
+pub fn connecting(socket: &impl AsFd) -> io::Result<Connecting> {
     let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    Ok(poll(&mut asked, PollTimeout::ZERO)? > 0)
+    poll(&mut asked, PollTimeout::ZERO)?;
+    let said = asked[0].revents().unwrap_or(PollFlags::POLLERR);
+    Ok(match said.contains(PollFlags::POLLOUT) {
+        _ if said.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) => Connecting::Failed,
+        true => Connecting::Done,
+        false => Connecting::UnderWay,
+    })
 }
