@@ -12,7 +12,7 @@ use super::rows::Size;
 
 const ROUNDS: usize = 5;
 const ROUNDS_SHORT: usize = 2;
-const SLICE: Duration = Duration::from_millis(500);
+const SLICE: Duration = Duration::from_millis(250);
 const KEYS: [&str; 7] = ["rt", "one", "connect", "copy", "idle", "pgbench", "moves"];
 
 /// pgvane beside HAProxy, nginx, a bare relay and nothing, interleaved in one run.
@@ -83,9 +83,9 @@ impl Arguments {
         }
         let is_short = line.short || !line.bench;
         let size = match (line.bench, line.short) {
-            (true, false) => Size { slices: 4, lasting: SLICE, copy_bytes: 500_000_000 },
-            (true, true) => Size { slices: 2, lasting: SLICE, copy_bytes: 250_000_000 },
-            (false, _) => Size { slices: 1, lasting: SLICE / 5, copy_bytes: 50_000_000 },
+            (true, false) => Size { slices: 8, lasting: SLICE, copy_bytes: 250_000_000 },
+            (true, true) => Size { slices: 4, lasting: SLICE, copy_bytes: 125_000_000 },
+            (false, _) => Size { slices: 1, lasting: SLICE / 2, copy_bytes: 50_000_000 },
         };
         let rounds = if !line.bench {
             1

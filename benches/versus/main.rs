@@ -48,7 +48,7 @@ use arguments::{Arguments, Role};
 use contestants::{Contestant, Entry, Kind, role_process};
 use members::process::Process;
 use report::Table;
-use rows::ROWS;
+use rows::{ROWS, Row};
 
 fn main() -> ExitCode {
     let done = Arguments::read().and_then(|arguments| match arguments.role {
@@ -121,28 +121,41 @@ fn relay_rows(arguments: &Arguments, table: &mut Table) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let (backend, to) = backend(&entries)?;
-    let contestants = start_all(&entries, &to, &stand(&backend)?, arguments.threads)?;
-    for who in &contestants {
-        load::copy(who.at, 2, 20_000_000, &who.watched, true).with_context(|| format!("through {}", who.label))?;
-    }
     for round in 0..arguments.rounds {
+        // Fresh ones each time: a process that happens to lie well in memory does so in one round alone.
+        let (backend, to) = backend(&entries)?;
+        let contestants = start_all(&entries, &to, &stand(&backend)?, arguments.threads)?;
+        for who in contestants.iter().filter(|_| round == 0) {
+            load::copy(who.at, 2, 20_000_000, &who.watched, true).with_context(|| format!("through {}", who.label))?;
+        }
         for row in &wanted {
-            let playing: Vec<_> = contestants.iter().filter(|who| (row.takes_part)(&who.kind)).collect();
-            let slices = arguments.size.slices;
-            let mut means = vec![vec![0.0; row.metrics.len()]; playing.len()];
-            for turn in 0..playing.len() * slices {
-                let at = (turn + turn / playing.len() + round) % playing.len();
-                let (values, used) = (row.measure)(playing[at], arguments.size)
-                    .with_context(|| format!("round {}, {}, through {}", round + 1, row.title, playing[at].label))?;
-                means[at].iter_mut().zip(values).for_each(|(mean, value)| *mean += value / slices as f64);
-                table.note(used);
-            }
-            for (who, values) in playing.iter().zip(means) {
-                table.add(row.title, row.metrics, &who.label, values);
-            }
+            relay_round(row, &contestants, round, arguments, table).with_context(|| format!("round {}", round + 1))?;
             eprintln!("round {} of {}: {}", round + 1, arguments.rounds, row.title);
         }
+    }
+    Ok(())
+}
+
+/// Slices in turn, so that whatever else happens on the machine happens to all.
+fn relay_round(
+    row: &Row,
+    contestants: &[Contestant],
+    round: usize,
+    arguments: &Arguments,
+    table: &mut Table,
+) -> Result<()> {
+    let playing: Vec<_> = contestants.iter().filter(|who| (row.takes_part)(&who.kind)).collect();
+    let slices = arguments.size.slices;
+    let mut means = vec![vec![0.0; row.metrics.len()]; playing.len()];
+    for turn in 0..playing.len() * slices {
+        let at = (turn + turn / playing.len() + round) % playing.len();
+        let (values, used) = (row.measure)(playing[at], arguments.size)
+            .with_context(|| format!("{}, through {}", row.title, playing[at].label))?;
+        means[at].iter_mut().zip(values).for_each(|(mean, value)| *mean += value / slices as f64);
+        table.note(used);
+    }
+    for (who, values) in playing.iter().zip(means) {
+        table.add(row.title, row.metrics, &who.label, values);
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ pub fn rounds(arguments: &Arguments, runtime: &Runtime, table: &mut Table) -> Re
     let postgres = runtime.block_on(start(arguments))?;
     let entries: Vec<Entry> = arguments.entries.iter().filter(|entry| takes_part(&entry.kind)).cloned().collect();
     let to = vec![postgres.address(); entries.len()];
-    let contestants = start_all(&entries, &to, &[], arguments.threads)?;
     for round in 0..arguments.rounds {
+        let contestants = start_all(&entries, &to, &[], arguments.threads)?;
         for (title, mode) in MODES {
             for turn in 0..contestants.len() {
                 let who = &contestants[(turn + round) % contestants.len()];

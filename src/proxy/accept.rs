@@ -93,6 +93,7 @@ impl Acceptor {
     /// Waits until the service may have one more client: meanwhile the kernel's backlog holds them.
     async fn room(&self, said: &mut Said) -> Slot {
         loop {
+            // Nearly always; whoever has to wait asks again, once a change cannot be missed.
             if let Ok(slot) = self.service.load().enter() {
                 return slot;
             }
