@@ -31,9 +31,11 @@ pub fn connecting(socket: &impl AsFd) -> io::Result<Connecting> {
     let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
     poll(&mut asked, PollTimeout::ZERO)?;
     let said = asked[0].revents().unwrap_or(PollFlags::POLLERR);
-    Ok(match said.contains(PollFlags::POLLOUT) {
-        _ if said.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) => Connecting::Failed,
-        true => Connecting::Done,
-        false => Connecting::UnderWay,
+    Ok(if said.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
+        Connecting::Failed
+    } else if said.contains(PollFlags::POLLOUT) {
+        Connecting::Done
+    } else {
+        Connecting::UnderWay
     })
 }
