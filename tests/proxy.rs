@@ -14,6 +14,8 @@ mod close;
 mod doors;
 #[path = "proxy/drain.rs"]
 mod drain;
+#[path = "proxy/goodbyes.rs"]
+mod goodbyes;
 #[path = "proxy/hold.rs"]
 mod hold;
 #[path = "proxy/lines.rs"]

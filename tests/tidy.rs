@@ -117,6 +117,17 @@ fn decisions_touch_nothing() {
     assert_none(&complaints);
 }
 
+/// They would panic on the data plane's threads, which have no timers of their own.
+#[test]
+fn the_data_plane_has_its_timers_from_one_place() {
+    let complaints = each_line("proxy", |line| {
+        let mut named = line.match_indices("tokio::time::").map(|(at, found)| &line[at + found.len()..]);
+        named.any(|name| !name.starts_with("Instant")).then(|| "timers come from proxy/timers.rs".to_owned())
+    });
+    let elsewhere: Vec<String> = complaints.into_iter().filter(|c| !c.contains("/proxy/timers.rs:")).collect();
+    assert_none(&elsewhere);
+}
+
 #[test]
 fn unsafe_lives_in_sys() {
     let complaints = each_line("", |line| line.contains("unsafe ").then(|| "unsafe outside src/sys".to_owned()));

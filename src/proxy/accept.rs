@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{SockRef, Socket};
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,7 @@ use super::listener::{Inlet, forget_sharing};
 use super::peer::Peer;
 use super::service::{Full, Service, Slot};
 use super::session_log::Record;
+use super::timers::sleep_until;
 
 /// A socket whose address another one of ours has taken over is kept so long for handshakes under way.
 pub const HANDOVER_GRACE: Duration = Duration::from_millis(20);
@@ -151,7 +153,7 @@ impl Acceptor {
 }
 
 async fn pause(length: Duration) {
-    tokio::time::sleep_until(tokio::time::Instant::from_std(clock::now() + length)).await;
+    sleep_until(Instant::from_std(clock::now() + length)).await;
 }
 
 /// What one socket complains about, each at its own pace.

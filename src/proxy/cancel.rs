@@ -16,7 +16,6 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
 
 use crate::model::{HostPort, Reason};
 use crate::runtime::clock;
@@ -25,6 +24,7 @@ use super::accept::Complaints;
 use super::connection::Plumbing;
 use super::peer::Peer;
 use super::sessions::Service;
+use super::timers::timeout;
 
 /// For the whole of a cancel, from the first connect to the last server's close.
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ async fn deliver(plumbing: &Plumbing, service: &Arc<Service>, server: &HostPort,
         tracing::debug!(target: "pgvane::session", service = %service.name, %server, why, "a cancel request was not delivered");
     };
     let mut stream = match plumbing.connector.connect(server, spec.connect_timeout, &spec.tcp).await {
-        Ok(stream) => stream,
+        Ok(connected) => connected.stream,
         Err(error) => return undelivered(error.reason().as_str()),
     };
     if let Err(error) = stream.write_all(packet).await {

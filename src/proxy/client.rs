@@ -8,12 +8,13 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::model::Reason;
 use crate::runtime::clock;
 
 use super::protocol::startup::{self, Kind, Malformed, Parsed};
+use super::timers::{timeout, timeout_at};
 
 /// Bytes kept of a client that talks on while it waits; beyond that it is not listened to.
 pub const EARLY_BYTES_MAX: usize = 16 * 1024;
@@ -147,7 +148,7 @@ pub fn tell_at_once(client: &TcpStream, words: &[u8]) -> bool {
 /// kernel sends RST, which may take the words away.
 pub async fn await_goodbye(client: &TcpStream) {
     let deadline = Instant::from_std(clock::now() + GOODBYE_TIMEOUT);
-    let _ = tokio::time::timeout_at(deadline, end_of_stream(client, GOODBYE_BYTES_MAX)).await;
+    let _ = timeout_at(deadline, end_of_stream(client, GOODBYE_BYTES_MAX)).await;
 }
 
 /// FIN; completes when the client has closed, too, or has gone. At most so many bytes are thrown away.

@@ -11,13 +11,16 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::decide::Suspicion;
 use crate::model::service::TcpSpec;
 use crate::model::{HostPort, Reason};
 use crate::runtime::clock;
 use crate::sys::readiness::{self, Connecting};
+
+use super::ports::Reuse;
+use super::timers::{timeout, timeout_at};
 
 /// Host names remembered; with more, all are asked for anew.
 const NAMES_MAX: usize = 1000;
@@ -43,25 +46,51 @@ impl ConnectError {
 #[derive(Debug, Default)]
 pub struct Connector {
     names: Mutex<HashMap<String, Arc<[IpAddr]>>>,
+    /// None of its ports, by default.
+    reuse: Reuse,
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: TcpStream,
+    /// It may be ended from here: its port is soon free again.
+    pub port_returns: bool,
 }
 
 impl Connector {
+    /// With the kernel's ways of this network namespace, as they are now.
+    pub fn new() -> Connector {
+        Connector { names: Mutex::default(), reuse: Reuse::of_kernel() }
+    }
+
+    /// From here on it is left to servers to end connections first, and to keep their ports.
+    pub fn spares_ports(&self) {
+        self.reuse.ran_out();
+    }
+
     /// Resolve this host name anew at its next use.
     pub fn forget(&self, host: &str) {
         self.names.lock().remove(host);
     }
 
     /// Tries every address of the host in order, all within `limit`.
-    pub async fn connect(&self, to: &HostPort, limit: Duration, tcp: &TcpSpec) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, to: &HostPort, limit: Duration, tcp: &TcpSpec) -> Result<Connected, ConnectError> {
         let deadline = Instant::from_std(clock::now() + limit);
-        let outcome = match timeout_at(deadline, self.addresses(to)).await {
-            Ok(Ok(addresses)) => connect_any(&addresses, to.port, deadline, tcp).await,
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "name lookup took too long")),
+        let outcome = match to.host.parse::<IpAddr>() {
+            Ok(literal) => self.connect_any(&[literal], to.port, deadline, tcp).await,
+            Err(_a_name) => match timeout_at(deadline, self.addresses(to)).await {
+                Ok(Ok(addresses)) => self.connect_any(&addresses, to.port, deadline, tcp).await,
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "name lookup took too long")),
+            },
         };
         outcome.map_err(|error| {
             self.forget(&to.host);
             tracing::debug!(target: "pgvane::connect", address = %to, %error, "connect failed");
+            if error.kind() == io::ErrorKind::AddrNotAvailable {
+                self.spares_ports();
+            }
             classify(&error)
         })
     }
@@ -83,21 +112,27 @@ impl Connector {
         names.insert(to.host.clone(), addresses.clone());
         Ok(addresses)
     }
-}
 
-async fn connect_any(addresses: &[IpAddr], port: u16, deadline: Instant, tcp: &TcpSpec) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for (index, ip) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::from_std(clock::now()));
-        // An address that swallows packets must not use up the time of those behind it.
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        match timeout(share, connect_one(SocketAddr::new(*ip, port), tcp)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect"),
+    async fn connect_any(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        deadline: Instant,
+        tcp: &TcpSpec,
+    ) -> io::Result<Connected> {
+        let mut last = None;
+        for (index, ip) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::from_std(clock::now()));
+            // An address that swallows packets must not use up the time of those behind it.
+            let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            match timeout(share, connect_one(SocketAddr::new(*ip, port), tcp)).await {
+                Ok(Ok(stream)) => return Ok(Connected { stream, port_returns: self.reuse.covers(*ip) }),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => last = Some(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connect")),
+            }
         }
+        Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host name has no address")))
     }
-    Err(last)
 }
 
 async fn connect_one(address: SocketAddr, tcp: &TcpSpec) -> io::Result<TcpStream> {

@@ -31,8 +31,6 @@ pub struct Plumbing {
     pub suspects: Suspects,
     /// No more waiting for a target.
     pub stopping: CancellationToken,
-    /// Whoever has no session yet ends now; sessions are ended by their fences.
-    pub abort: CancellationToken,
 }
 
 /// One client, from its accept on. In one allocation, because it stays as long as the session does; each byte of it is
@@ -93,11 +91,7 @@ async fn handshake(visit: &mut Visit) -> Option<Box<Session>> {
     let Visit { plumbing, record, slot, tenancy, .. } = visit;
     let service = slot.service();
     let outcome = match client {
-        Ok(client) => tokio::select! {
-            biased;
-            () = plumbing.abort.cancelled() => Err(Reason::Shutdown),
-            outcome = Handshake::new(plumbing, service, client, record).run(tenancy) => outcome,
-        },
+        Ok(client) => Handshake::new(plumbing, service, client, record).run(tenancy).await,
         Err(reason) => Err(reason),
     };
     outcome

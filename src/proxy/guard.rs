@@ -1,6 +1,6 @@
 //! One open session as the registry knows it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::decide::Target;
@@ -95,12 +95,19 @@ impl SessionGuard {
 
     pub fn add_to_server(&mut self, bytes: usize) {
         self.to_server += bytes as u64;
-        self.shared.counters.bytes_to_server.fetch_add(bytes as u64, Ordering::Relaxed);
+        add(&self.shared.counters.bytes_to_server, bytes);
     }
 
     pub fn add_to_client(&mut self, bytes: usize) {
         self.to_client += bytes as u64;
-        self.shared.counters.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
+        add(&self.shared.counters.bytes_to_client, bytes);
+    }
+}
+
+/// Nothing is not added: all threads write to this counter.
+fn add(counter: &AtomicU64, bytes: usize) {
+    if bytes > 0 {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

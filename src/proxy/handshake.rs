@@ -13,8 +13,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
 use crate::decide::balance::client_hash;
 use crate::decide::{Suspicion, Target};
@@ -23,7 +22,7 @@ use crate::runtime::clock;
 
 use super::cancel;
 use super::client::{Client, NO, NoRequest, Request};
-use super::connect::ConnectError;
+use super::connect::{ConnectError, Connected};
 use super::connection::Plumbing;
 use super::hold::{Admission, Crowd, Grant, Patience, Permit, Place, RETRY_PAUSE, TargetSlot, Ticket, Verdict};
 use super::premises::Tenancy;
@@ -32,6 +31,7 @@ use super::protocol::startup::Kind;
 use super::relay::{Early, Session};
 use super::session_log::{Record, Stage};
 use super::sessions::{Service, SessionGuard};
+use super::timers::{sleep_until, timeout, timeout_at};
 
 use answer::{Answer, exchange};
 use refusal::{Refusal, Unserved};
@@ -46,7 +46,7 @@ const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that has not answered yet. The permit lets the next held client go once it has.
 struct Server {
-    stream: TcpStream,
+    connected: Connected,
     guard: SessionGuard,
     slot: TargetSlot,
     permit: Option<Permit>,
@@ -97,14 +97,16 @@ impl<'a> Handshake<'a> {
     /// Err is why the client ended without a session; it has been told what could be told.
     pub(super) async fn run(mut self, tenancy: &mut Tenancy) -> Result<Box<Session>, Reason> {
         let (premises, socket) = (&self.plumbing.registry.premises, self.client.stream.as_raw_fd());
+        // In this order: on an address that leaves no server is asked any more.
         let served = tokio::select! {
             biased;
-            () = tenancy.ends(premises, socket) => None,
+            () = tenancy.ends_or_aborts(premises, socket) => None,
             served = self.converse() => Some(served?),
         };
         match (served, tenancy.leaving()) {
             (Some((server, asked, answer)), _) => Ok(self.established(server, asked, answer)),
-            (None, leaving) => Err(self.leave(leaving).await),
+            (None, Some(leaving)) => Err(self.leave(leaving).await),
+            (None, None) => Err(Reason::Shutdown),
         }
     }
 
@@ -164,7 +166,7 @@ impl<'a> Handshake<'a> {
     /// Every connection counts, those with cancel requests, too.
     fn comes_too_often(&self) -> bool {
         let max = self.spec().rate.per_client_max;
-        !self.service.connects.admits(&self.record.peer(), max, clock::now())
+        max > 0 && !self.service.connects.admits(&self.record.peer(), max, clock::now())
     }
 
     /// A client that sends nothing holds nothing but its socket, and that not for long.
@@ -192,15 +194,15 @@ impl<'a> Handshake<'a> {
         *server = Some(reached);
         let outcome = loop {
             let Some(kept) = server.as_ref() else {
-                break tokio::time::timeout_at(until, self.hear()).await;
+                break timeout_at(until, self.hear()).await;
             };
             let fence = kept.guard.fence().clone();
             let mut byte = [0];
             tokio::select! {
                 biased;
-                outcome = tokio::time::timeout_at(until, self.hear()) => break outcome,
+                outcome = timeout_at(until, self.hear()) => break outcome,
                 // It has nothing to say now but goodbye.
-                _ = kept.stream.peek(&mut byte) => {}
+                _ = kept.connected.stream.peek(&mut byte) => {}
                 _ = fence.closed() => {}
             }
             if let Some(mut lost) = server.take() {
@@ -230,10 +232,10 @@ impl<'a> Handshake<'a> {
                 () = self.plumbing.registry.withdrawn(self.service, &target, generation) => continue,
                 reason = self.client.gone() => return Err(Unserved::Gone(reason)),
             };
-            let stream = match outcome {
-                Ok(stream) => {
+            let connected = match outcome {
+                Ok(connected) => {
                     suspects.connected(&spec.name, &target.member);
-                    stream
+                    connected
                 }
                 Err(ConnectError::Member(suspicion)) => {
                     suspects.connect_failed(&spec.name, &target.member, spec.check.observe.error_limit);
@@ -245,7 +247,7 @@ impl<'a> Handshake<'a> {
             // Stale: the table has changed since, and the next grant comes from the new one.
             if let Ok(guard) = self.plumbing.registry.open(self.service, &target, generation) {
                 self.record.enter(Stage::Answer);
-                return Ok(Server { stream, guard, slot, permit: Some(permit) });
+                return Ok(Server { connected, guard, slot, permit: Some(permit) });
             }
         }
     }
@@ -343,16 +345,17 @@ impl<'a> Handshake<'a> {
     async fn ask(&mut self, server: &mut Server, request: &Request) -> Result<Answer, Reason> {
         let limit = self.spec().startup_timeout;
         let fence = server.guard.fence().clone();
+        // An answer that comes when the fence is closed is looked at by the caller.
         tokio::select! {
             biased;
-            reason = fence.closed() => Ok(Answer::Fenced(reason)),
-            answer = timeout(limit, exchange(&mut server.stream, request)) => Ok(match answer {
+            answer = timeout(limit, exchange(&mut server.connected.stream, request)) => Ok(match answer {
                 Ok(Ok(answer)) => answer,
                 // A server without direct TLS hangs up on it; that is its answer.
                 Ok(Err(_)) if request.kind == Kind::DirectTls => Answer::Relay(Vec::new()),
                 Ok(Err(_)) => Answer::Suspect(Suspicion::StartupEof),
                 Err(_) => Answer::Suspect(Suspicion::ConnectTimedOut),
             }),
+            reason = fence.closed() => Ok(Answer::Fenced(reason)),
             reason = self.client.gone() => {
                 server.guard.finish(reason);
                 Err(reason)
@@ -366,11 +369,11 @@ impl<'a> Handshake<'a> {
         let notice = if is_readable { self.hold_notice() } else { None };
         let user_timeout = self.spec().tcp.user_timeout;
         let (client, to_server) = self.client.into_parts();
-        let Server { stream, mut guard, slot, permit } = server;
+        let Server { connected, mut guard, slot, permit } = server;
         drop(permit);
         guard.answered();
         let early = Early { to_client, to_server, notice };
-        Box::new(Session::new((client, stream), guard, conversation, slot, early, user_timeout))
+        Box::new(Session::new(client, connected, guard, conversation, slot, early, user_timeout))
     }
 
     /// A client that did not get its server at once may be told why.
@@ -382,9 +385,9 @@ impl<'a> Handshake<'a> {
 
     /// Nothing of this server has reached the client: it can be served by another.
     fn abandon(&self, server: Server, reason: Reason) {
-        let Server { stream, mut guard, slot, permit } = server;
-        super::connect::reset_on_close(&stream);
-        drop(stream);
+        let Server { connected, mut guard, slot, permit } = server;
+        super::connect::reset_on_close(&connected.stream);
+        drop(connected);
         guard.finish(reason);
         drop((guard, slot, permit));
         self.service.counters.replays_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -424,7 +427,7 @@ impl<'a> Handshake<'a> {
             if self.deny().await.is_err() {
                 return refusal.why;
             }
-            request = match tokio::time::timeout_at(until, self.hear()).await {
+            request = match timeout_at(until, self.hear()).await {
                 Ok(Ok(request)) => request,
                 Ok(Err(_)) | Err(_) => return refusal.why,
             };

@@ -18,6 +18,7 @@ pub mod listeners;
 mod parting;
 pub mod peer;
 pub mod pipes;
+mod ports;
 pub mod premises;
 pub mod protocol;
 pub mod rates;
@@ -30,6 +31,7 @@ mod stall;
 pub mod stats;
 pub mod suspects;
 pub mod targets;
+pub mod timers;
 pub mod unix_socket;
 
 use std::future::Future;
@@ -40,7 +42,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +58,7 @@ use listeners::Doors;
 pub use listeners::Prepared;
 use sessions::Registry;
 use stats::ServiceSnapshot;
+use timers::timeout_at;
 
 /// For sessions that were cut at the end of a drain to close their sockets.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,10 +89,9 @@ impl Plane {
     ) -> Result<Plane, Vec<ListenError>> {
         let plumbing = Arc::new(Plumbing {
             registry: Registry::new(cluster, &[], hold_max_clamp),
-            connector: connect::Connector::default(),
+            connector: connect::Connector::new(),
             suspects: suspects::Suspects::new(suspicions),
             stopping: CancellationToken::new(),
-            abort: CancellationToken::new(),
         });
         let plane = Plane {
             plumbing,
@@ -208,7 +210,7 @@ impl Plane {
             return 0;
         }
         let cut = self.plumbing.registry.sessions_open();
-        self.plumbing.abort.cancel();
+        self.plumbing.registry.premises.abort();
         self.plumbing.registry.close_all(Reason::Shutdown);
         let _ = timeout_at(until(CLOSE_TIMEOUT), self.connections.wait()).await;
         cut

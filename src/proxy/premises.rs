@@ -13,7 +13,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use nix::sys::socket::{SockaddrStorage, getsockname};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Reason;
@@ -31,6 +31,7 @@ use crate::runtime::clock;
 use super::client::end_of_stream;
 use super::connect::reset_on_close;
 use super::sessions::Registry;
+use super::timers::timeout_at;
 
 /// From the moment an address is given up: what a client has for reading its words and closing. Whoever has not
 /// closed by then is reset, which an idle client of a pool may well be: it reads what it was told all the same.
@@ -44,6 +45,8 @@ pub(super) struct Premises {
     era: ArcSwap<Era>,
     /// One change at a time.
     turn: Mutex<()>,
+    /// Whoever has no session yet ends now; sessions are ended by their fences.
+    aborted: AtomicBool,
     /// For those who have no session; the others are woken by their fences.
     changed: Notify,
 }
@@ -146,6 +149,12 @@ impl Premises {
         Tenancy::Here(era)
     }
 
+    /// Ends everybody who has no session, and everybody who comes from here on.
+    pub fn abort(&self) {
+        self.aborted.store(true, SeqCst);
+        self.changed.notify_waiters();
+    }
+
     fn close(&self, ip: IpAddr, reason: Reason) -> Arc<Departure> {
         let turn = self.turn.lock();
         let now = self.era.load_full();
@@ -223,11 +232,20 @@ impl Tenancy {
 
     /// Completes when the client of this socket has to go. Cancelling it loses nothing.
     pub(super) async fn ends(&mut self, premises: &Premises, client: RawFd) {
+        self.ends_or(premises, client, || false).await;
+    }
+
+    /// The same, for one who has no session: also after [`Premises::abort`].
+    pub(super) async fn ends_or_aborts(&mut self, premises: &Premises, client: RawFd) {
+        self.ends_or(premises, client, || premises.aborted.load(SeqCst)).await;
+    }
+
+    async fn ends_or(&mut self, premises: &Premises, client: RawFd, has_ended: impl Fn() -> bool) {
         loop {
             // First the listener, then the look: what comes in between is not missed.
             let change = premises.changed.notified();
             self.look(client);
-            if self.leaving().is_some() {
+            if self.leaving().is_some() || has_ended() {
                 return;
             }
             change.await;

@@ -10,31 +10,32 @@
 
 mod away;
 mod lane;
+mod patience;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::model::Reason;
-use crate::runtime::clock;
 
+use super::connect::Connected;
 use super::hold::TargetSlot;
 use super::pipes;
 use super::premises::Tenancy;
-use super::protocol::conversation::{Conversation, Hearing, Standing};
+use super::protocol::conversation::{Conversation, Hearing};
 use super::rounds::Rounds;
 use super::sessions::SessionGuard;
 use super::stall::{self, Stalls};
 
 use away::{Away, Step};
 use lane::{Bounds, Broken, Lane, Notice, Side, Way, poll_write};
+use patience::Patience;
 
 /// The most that is read at once, and the most that is kept when the other side is slow.
 pub const CHUNK_BYTES: usize = 64 * 1024;
@@ -46,6 +47,9 @@ const SMALL_CHUNK_BYTES: usize = 512;
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 /// A client that ignores that its server is gone is not kept longer.
 pub const AFTER_SERVER_EOF_MAX: Duration = Duration::from_secs(60);
+/// A server that does not end after Terminate, although it has nothing else to do, is left alone so much later; counted
+/// from the next look at both sockets ([`super::stall`]), if there is one to come.
+pub const AFTER_TERMINATE_MAX: Duration = Duration::from_secs(5);
 
 /// Terminate, the goodbye of a client.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
@@ -120,7 +124,8 @@ enum Burst {
 impl Session {
     /// `user_timeout` is what the kernel was told for both sockets (TCP_USER_TIMEOUT).
     pub fn new(
-        (client, server): (TcpStream, TcpStream),
+        client: TcpStream,
+        Connected { stream: server, port_returns }: Connected,
         guard: SessionGuard,
         conversation: Conversation,
         slot: TargetSlot,
@@ -135,7 +140,7 @@ impl Session {
             guard,
             conversation,
             slot,
-            up: Lane::new(Way::ToServer, early.to_server),
+            up: Lane::new(Way::ToServer { port_returns }, early.to_server),
             down,
             notice,
             away: None,
@@ -153,7 +158,7 @@ impl Session {
         let mut calls = fence.calls();
         let mut change = pin!(fence.next_change());
         let mut watched_by = 0;
-        let mut patience: Option<Pin<Box<Sleep>>> = None;
+        let mut patience = Patience::new(rounds);
         let mut stalls = Stalls::new(self.stall_limit, rounds.clone());
         let how = poll_fn(|cx| {
             // A change of the fence is awaited once per task, not locked at every turn.
@@ -174,31 +179,43 @@ impl Session {
             }
             let (to_server, to_client) = self.guard.bytes();
             stalls.poll(cx, [(&self.server, to_server), (&self.client, to_client)]);
-            if self.down.shut && patience.is_none() {
-                let until = Instant::from_std(clock::now() + AFTER_SERVER_EOF_MAX);
-                patience = Some(Box::pin(sleep_until(until)));
+            let look = if self.down.shut { None } else { stalls.next_look() };
+            if patience.is_over(self.waits_for_the_end(), look, cx.waker()) {
+                return Poll::Ready(if self.down.shut { End::ServerClosed } else { End::ClientClosed });
             }
-            match &mut patience {
-                Some(patience) => patience.as_mut().poll(cx).map(|()| End::ServerClosed),
-                None => Poll::Pending,
-            }
+            Poll::Pending
         })
         .await;
         Ended { how, can_be_told: self.can_tell_client(), client_is_done: self.up.read_all }
     }
 
+    /// How long, once one side has ended and the other is to follow.
+    fn waits_for_the_end(&self) -> Option<Duration> {
+        if self.down.shut {
+            return Some(AFTER_SERVER_EOF_MAX);
+        }
+        (self.up.shut && self.ends_by_itself()).then_some(AFTER_TERMINATE_MAX)
+    }
+
     /// Goes on until it would have to wait, or to the end.
     fn poll(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<End> {
         let mut spliced = 0;
+        let (mut upward, mut downward) = (Poll::Ready(Ok(())), Poll::Ready(Ok(())));
         loop {
             if let Some(end) = self.ends(cx, bounds) {
                 return Poll::Ready(end);
             }
-            let upward = self.poll_up(cx, bounds);
-            let downward = self.poll_down(cx, bounds);
+            // Nothing that only passes one way gives the other way something to do.
+            let only_bytes_pass = self.only_bytes_pass();
+            if upward.is_ready() || !only_bytes_pass {
+                upward = self.poll_up(cx, bounds);
+            }
+            if downward.is_ready() || !only_bytes_pass {
+                downward = self.poll_down(cx, bounds);
+            }
             // Before anything returns: a broken session's bytes count, too.
-            self.guard.add_to_server(std::mem::take(&mut self.up.moved) as usize);
             let moved = std::mem::take(&mut self.down.moved) as usize;
+            self.guard.add_to_server(std::mem::take(&mut self.up.moved) as usize);
             self.guard.add_to_client(moved);
             if let Some(key) = self.conversation.take_key() {
                 self.guard.owns_key(key);
@@ -226,6 +243,12 @@ impl Session {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Neither way is at its end or goes past our eyes, and nobody says goodbye.
+    fn only_bytes_pass(&self) -> bool {
+        let has_ended = |lane: &Lane| lane.read_all || lane.shut;
+        !has_ended(&self.up) && !has_ended(&self.down) && self.away.is_none() && !self.conversation.is_leaving()
     }
 
     /// What ends it by decision, whatever its bytes do.
@@ -265,12 +288,11 @@ impl Session {
         step
     }
 
-    /// A server that waits for its client reads Terminate at once. So the FIN is its own, and so is the TIME_WAIT: a
-    /// router has no more than 28,000 ports for each member, and each for a minute. One that is at work is told by a
-    /// FIN, which it may look for meanwhile (`client_connection_check_interval`).
+    /// A server that waits for its client reads Terminate at once. So the first FIN is left to it, and with that the
+    /// port in TIME_WAIT, unless that is soon free again ([`super::ports`]). One that is at work is told by a FIN, which
+    /// it may look for meanwhile (`client_connection_check_interval`).
     fn ends_by_itself(&self) -> bool {
-        let waits = |standing| matches!(standing, Standing::Idle | Standing::InTransaction { busy: false });
-        self.conversation.hearing() == Hearing::Leaving && waits(self.conversation.standing())
+        self.conversation.hearing() == Hearing::Leaving && self.conversation.server_waits()
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, bounds: Bounds<'_>) -> Poll<Result<(), Broken>> {

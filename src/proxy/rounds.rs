@@ -10,9 +10,10 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::time::sleep_until;
 
 use crate::runtime::clock;
+
+use super::timers::sleep_until;
 
 /// Rounds are so far apart; whoever waits for one waits at most so much longer.
 pub const TICK: Duration = Duration::from_millis(100);

@@ -124,17 +124,19 @@ impl Service {
     /// A place under `clients_max`, within `rate.max`.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Slot, Full> {
         let spec = self.spec.load();
-        self.pace.take(spec.rate.max, clock::now()).map_err(|left| Full::Second { left })?;
+        let is_paced = spec.rate.max > 0;
+        if is_paced {
+            self.pace.take(spec.rate.max, clock::now()).map_err(|left| Full::Second { left })?;
+        }
         let max = spec.clients_max;
         let more = |now: usize| (max == 0 || now < max).then_some(now + 1);
-        let is_counted = spec.rate.max > 0;
         if self.clients.places.fetch_update(AcqRel, Relaxed, more).is_err() {
-            if is_counted {
+            if is_paced {
                 self.pace.give_back();
             }
             return Err(Full::Clients);
         }
-        Ok(Slot { service: self.clone(), is_client: false, is_counted })
+        Ok(Slot { service: self.clone(), is_client: false, is_counted: is_paced })
     }
 
     /// A place beyond the limit, for a client that the kernel has accepted and nobody else will.

@@ -69,6 +69,11 @@ impl Stalls {
         Stalls { limit, rounds, next: None, written: 0, sides: None }
     }
 
+    /// The round that wakes the session for it.
+    pub fn next_look(&self) -> Option<Place> {
+        self.next
+    }
+
     /// To be called whenever the session has nothing to do at the moment; wakes it for the next look.
     pub fn poll(&mut self, cx: &mut Context<'_>, sides: [Written<'_>; 2]) {
         let written = sides.map(|(_, written)| written).iter().sum();

@@ -2,11 +2,25 @@
 
 use std::io;
 use std::mem;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use socket2::SockRef;
+
+/// Sends the last bytes of a connection and its end in one packet: the kernel keeps the bytes for the FIN (MSG_MORE,
+/// send(2)). What it did not take is for the caller to send, and so is the end then.
+pub fn send_last(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let socket = SockRef::from(socket);
+    let sent = socket.send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL)?;
+    if sent == bytes.len() {
+        // The other side may be gone already, which the next read tells.
+        let _ = socket.shutdown(Shutdown::Write);
+    }
+    Ok(sent)
+}
 
 /// What waits in a socket for its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -232,9 +232,8 @@ async fn the_same_race_over_sockets_forwards_nothing_to_the_old_leader() {
         until("clients came over", || to.accepted() > before).await;
         assert_eq!(from.seen.bytes.load(SeqCst), silent);
     }
+    // Whoever comes even now is served: held instead, it would wait as long as this test may.
     done.store(true, SeqCst);
-    bed.close(&servers[MOVES % 2], Reason::LeaderMoved);
-    bed.publish(None, &[]);
     for client in clients {
         assert!(within("client", client).await.unwrap() > 0);
     }

@@ -21,7 +21,6 @@ fn plumbing(change: impl FnOnce(&mut ServiceSpec)) -> (Plumbing, Arc<Service>) {
         connector: Connector::default(),
         suspects: Suspects::new(reports),
         stopping: CancellationToken::new(),
-        abort: CancellationToken::new(),
     };
     (plumbing, service)
 }

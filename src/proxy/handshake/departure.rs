@@ -1,21 +1,18 @@
 //! A client without a session whose address leaves this host.
 
-use tokio::time::timeout_at;
-
 use crate::model::Reason;
 use crate::proxy::premises::Leaving;
 use crate::proxy::protocol::startup::Kind;
 use crate::proxy::protocol::words;
+use crate::proxy::timers::timeout_at;
 
 use super::Handshake;
 
 impl Handshake<'_> {
     /// Tells what there is time for; then the socket may be closed.
-    pub(super) async fn leave(&mut self, leaving: Option<&Leaving>) -> Reason {
-        if let Some(leaving) = leaving {
-            let _ = timeout_at(leaving.until(), self.tell_of(leaving)).await;
-            leaving.see_off(&self.client.stream).await;
-        }
+    pub(super) async fn leave(&mut self, leaving: &Leaving) -> Reason {
+        let _ = timeout_at(leaving.until(), self.tell_of(leaving)).await;
+        leaving.see_off(&self.client.stream).await;
         Reason::VipReleased
     }
 

@@ -188,6 +188,18 @@ impl Conversation {
         }
     }
 
+    /// Whether a server that gets Terminate now ends at once: it has nothing else to do, and no message of the client
+    /// is under way.
+    pub fn server_waits(&self) -> bool {
+        let waits = matches!(self.standing(), Standing::Idle | Standing::InTransaction { busy: false });
+        waits && self.to_server.is_at_boundary()
+    }
+
+    /// The client has said Terminate.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     pub fn hearing(&self) -> Hearing {
         if self.encrypted {
             Hearing::Encrypted

@@ -7,15 +7,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::model::Reason;
 use crate::proxy::fence::Fence;
 use crate::proxy::premises::Tenancy;
 use crate::proxy::protocol::conversation::{Conversation, Standing};
+use crate::sys::tcp;
 
-use super::{CHUNK_BYTES, End};
+use super::{CHUNK_BYTES, End, TERMINATE};
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
@@ -51,16 +52,24 @@ impl Broken {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way {
-    ToServer,
+    /// Whose connection may be ended from here.
+    ToServer {
+        port_returns: bool,
+    },
     ToClient,
 }
 
 impl Way {
     fn written(self, bytes: &[u8], conversation: &mut Conversation) {
         match self {
-            Way::ToServer => conversation.sent_to_server(bytes),
+            Way::ToServer { .. } => conversation.sent_to_server(bytes),
             Way::ToClient => conversation.sent_to_client(bytes),
         }
+    }
+
+    /// Nothing can follow these bytes but the end of both ways, and it may go with them.
+    fn ends_with(self, bytes: &[u8], conversation: &Conversation) -> bool {
+        matches!(self, Way::ToServer { port_returns: true }) && bytes == TERMINATE && conversation.server_waits()
     }
 }
 
@@ -186,7 +195,9 @@ impl Lane {
         if chunk.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let n = match poll_write(cx, to, chunk, bounds) {
+        let is_last = self.way.ends_with(chunk, conversation);
+        let written = if is_last { poll_write_last(cx, to, chunk, bounds) } else { poll_write(cx, to, chunk, bounds) };
+        let n = match written {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
@@ -195,6 +206,8 @@ impl Lane {
         self.moved = self.moved.saturating_add(n as u32);
         if !rest.is_empty() {
             self.keep(rest.to_vec());
+        } else if is_last {
+            (self.read_all, self.shut) = (true, true);
         }
         Poll::Ready(Ok(()))
     }
@@ -231,6 +244,9 @@ impl Notice {
     /// What the server sends next, with the notice in its place if that is among it. The conversation hears of
     /// the notice as of any other that a server may send at any time.
     pub fn put(&mut self, mut bytes: Vec<u8>, conversation: &Conversation) -> Vec<u8> {
+        if self.0.is_none() {
+            return bytes;
+        }
         if let Some(notice) = self.0.take_if(|_| conversation.standing() != Standing::Startup) {
             tracing::debug!(target: "pgvane::session", bytes = notice.len(), "no place for a notice was found");
         }
@@ -265,7 +281,25 @@ impl Bounds<'_> {
     }
 }
 
-/// Beside splice the only place where a session's bytes leave.
+/// The end goes with these bytes, if all of them are taken.
+fn poll_write_last(
+    cx: &mut Context<'_>,
+    to: &TcpStream,
+    bytes: &[u8],
+    bounds: Bounds<'_>,
+) -> Poll<Result<usize, Broken>> {
+    loop {
+        ready!(to.poll_write_ready(cx)).map_err(Broken::Write)?;
+        ready!(bounds.poll_right(cx))?;
+        match to.try_io(Interest::WRITABLE, || tcp::send_last(to, bytes)) {
+            Ok(n) => return Poll::Ready(Ok(n)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(Broken::Write(error))),
+        }
+    }
+}
+
+/// Beside that and splice the only place where a session's bytes leave.
 pub(super) fn poll_write(
     cx: &mut Context<'_>,
     to: &mut TcpStream,
